@@ -1,0 +1,74 @@
+package arm
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+)
+
+// Error is the ARM error envelope. Code is API contract and never changes meaning;
+// Message is for people; Cause is for our log and is never serialised.
+type Error struct {
+	Status  int      `json:"-"`
+	Code    string   `json:"code"`
+	Message string   `json:"message"`
+	Target  string   `json:"target,omitempty"` // resource id, or JSON path of the bad property
+	Details []*Error `json:"details,omitempty"`
+	Cause   error    `json:"-"`
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Message }
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Cause }
+
+// Caller is who makes a request.
+type Caller struct {
+	ObjectID  string
+	ClientID  string
+	Directory string
+	Kind      string // Application or ManagedIdentity, as systemData shows it
+}
+
+// Config of a Router: what it needs from the rest of the management plane.
+type Config struct {
+	// Authenticate checks the request's token; the error is an *Error with status 401.
+	Authenticate func(r *http.Request) (Caller, error)
+	// Allowed says whether the caller may do action at scope.
+	Allowed func(ctx context.Context, c Caller, action, scope string) (bool, error)
+	// Subscription and ResourceGroup say whether they exist. The directory of a
+	// subscription is that of the callers who may see it.
+	Subscription  func(ctx context.Context, id string) (bool, error)
+	ResourceGroup func(ctx context.Context, subscription, name string) (bool, error)
+	// LoginURL is the authority, for WWW-Authenticate: https://host/{directory}.
+	LoginURL string
+	Log      *slog.Logger
+}
+
+// Request is a management request that has passed the checks of the router.
+type Request struct {
+	HTTP       *http.Request
+	Caller     Caller
+	ID         ResourceID // of the resource or collection the path names
+	APIVersion string
+	Body       json.RawMessage // valid JSON, or nil when there was none
+}
+
+// Response is what a handler answers. A nil Body is an empty answer.
+type Response struct {
+	Status int // 0 is 200
+	Body   any
+	ETag   string
+}
+
+// Route is one operation of a resource type.
+type Route struct {
+	Method  string
+	Pattern string // from the provider's types on, as in docs; see Router.Handle
+	Action  string // the permission it needs, such as Microsoft.FluidRelay/fluidRelayServers/read
+	Handle  func(ctx context.Context, r *Request) (*Response, error)
+}
+
+// ResourceID is a parsed ARM resource id.
+type ResourceID struct{ todo int }

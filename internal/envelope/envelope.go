@@ -1,0 +1,57 @@
+package envelope
+
+import "errors"
+
+// ErrOpen is the one answer to every failure to open a sealed value: wrong key,
+// wrong place, changed or cut bytes. What exactly was wrong helps only an attacker.
+var ErrOpen = errors.New("envelope: sealed value does not open")
+
+// ErrSegmentFull says that a segment has reached one of its bounds (records,
+// bytes, age) and the writer must start a new one.
+var ErrSegmentFull = errors.New("envelope: segment is full")
+
+// ResourceID names a relay resource in sealed headers: 16 random bytes, made
+// once, never reused.
+type ResourceID [16]byte
+
+// DocumentHandle names a document in stores: 16 random bytes that say nothing
+// about the document's public id.
+type DocumentHandle [16]byte
+
+// KeyID names one document key of a document; random.
+type KeyID [8]byte
+
+// Name is the keyed hash under which a row or object is stored.
+type Name [32]byte
+
+// Chain is a link of a document's hash chain (SHA-256).
+type Chain [32]byte
+
+// Kind says what a sealed value is. Numbers are on disk: frozen, never reused.
+type Kind uint8
+
+// The kinds of sealed values.
+const (
+	KindOps         Kind = 1 // a batch of sequenced ops: a record of a segment
+	KindCheckpoint  Kind = 2 // the state of a document between two records
+	KindObject      Kind = 3 // a git object: blob, tree, commit
+	KindRow         Kind = 4 // a row of management data, under the service key
+	KindDocumentKey Kind = 5 // a document key under its root key
+)
+
+// KeyPlace says where a document key belongs.
+type KeyPlace struct {
+	Resource ResourceID
+	Document DocumentHandle
+	KeyID    KeyID
+	Epoch    uint32 // of the root key that wraps it
+}
+
+// SegmentPlace says where a segment belongs in its document's log.
+type SegmentPlace struct {
+	KeyPlace
+	Term        uint64 // of the writer
+	FirstSeq    uint64 // of the first op in the segment
+	Prev        Chain  // the last link of the segment before; zero for the first one
+	PrevRecords uint64 // how many records that segment has
+}

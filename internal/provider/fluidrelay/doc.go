@@ -1,0 +1,2 @@
+// Package fluidrelay is the resource provider Microsoft.FluidRelay.
+package fluidrelay

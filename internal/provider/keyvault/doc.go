@@ -1,0 +1,2 @@
+// Package keyvault is the resource provider Microsoft.KeyVault.
+package keyvault

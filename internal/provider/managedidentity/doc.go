@@ -1,0 +1,2 @@
+// Package managedidentity is the resource provider Microsoft.ManagedIdentity.
+package managedidentity

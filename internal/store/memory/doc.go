@@ -1,0 +1,2 @@
+// Package memory is an engine in memory, with faults on demand, for tests.
+package memory

@@ -1,0 +1,2 @@
+// Package pebble is the embedded engine: Pebble.
+package pebble

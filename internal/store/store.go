@@ -1,0 +1,158 @@
+package store
+
+import (
+	"context"
+	"errors"
+
+	"github.com/tidelock/tidelock/internal/envelope"
+)
+
+var (
+	// ErrNotFound: there is no such row, object or document.
+	ErrNotFound = errors.New("store: not found")
+	// ErrFenced: a writer with a higher term owns the document, or the head is not
+	// the expected one; nothing was written. Drop the document, do not retry.
+	ErrFenced = errors.New("store: fenced by another writer")
+	// ErrConflict: a row was not at the revision the write expected; nothing was written.
+	ErrConflict = errors.New("store: row changed meanwhile")
+	// ErrCorrupt: what is stored is not in a known sealed format, or records are missing.
+	ErrCorrupt = errors.New("store: stored value is damaged")
+	// ErrClosed: the store was closed.
+	ErrClosed = errors.New("store: closed")
+)
+
+// Store is everything an engine offers. All methods are safe for concurrent use.
+// An error other than the sentinels above leaves the outcome of a write unknown:
+// the caller reads before it goes on.
+type Store interface {
+	Log
+	Objects
+	Rows
+
+	// DeleteDocument removes log and objects of a document, durably. Idempotent.
+	DeleteDocument(ctx context.Context, doc envelope.DocumentHandle) error
+
+	Close() error
+}
+
+// Log keeps one append-only log of sealed records per document.
+type Log interface {
+	// Claim makes the caller the document's only writer: its term is higher than
+	// every one before, durably, and appends of older terms get ErrFenced. A
+	// document without records has head 0.
+	Claim(ctx context.Context, doc envelope.DocumentHandle) (Claim, error)
+
+	// Append makes a.Record durable (fsynced) before it returns. ErrFenced if
+	// a.Term is not the current one or a.ExpectedHead is not the head; the record
+	// must begin at ExpectedHead+1. After any other error the record may or may
+	// not be there.
+	Append(ctx context.Context, a Append) error
+
+	// Read returns the records that hold any of the sequence numbers from..to
+	// (inclusive), in order and without a gap, and the headers of their segments.
+	// It stops early once maxBytes (> 0) of records are collected, never before
+	// the first record. A missing record inside the known log is ErrCorrupt.
+	Read(ctx context.Context, doc envelope.DocumentHandle, from, to uint64, maxBytes int) (Range, error)
+}
+
+// Claim is the right to append to a document.
+type Claim struct {
+	Term uint64 // from 1
+	Head uint64 // sequence number of the last op; 0 when there is none
+}
+
+// Append is one record for the end of a log.
+type Append struct {
+	Document     envelope.DocumentHandle
+	Term         uint64
+	ExpectedHead uint64
+	Header       *envelope.Header // set when Record is the first of its segment
+	Record       envelope.Record
+}
+
+// Range is a run of consecutive records. Record i belongs to the last header
+// whose Place().FirstSeq is not above the record's FirstSeq.
+type Range struct {
+	Headers []envelope.Header
+	Records []envelope.Record
+	Head    uint64 // the log's head when it was read
+}
+
+// Objects keeps the sealed objects of a document: blobs, trees, commits, checkpoints.
+type Objects interface {
+	// PutObjects makes all of them durable, or none. An existing name is replaced.
+	PutObjects(ctx context.Context, doc envelope.DocumentHandle, objects []Object) error
+	// GetObject returns ErrNotFound for an unknown name.
+	GetObject(ctx context.Context, doc envelope.DocumentHandle, name envelope.Name) (envelope.Sealed, error)
+	// HasObject is GetObject without the bytes.
+	HasObject(ctx context.Context, doc envelope.DocumentHandle, name envelope.Name) (bool, error)
+}
+
+// Object is a sealed object and the name it is kept under.
+type Object struct {
+	Name  envelope.Name
+	Value envelope.Sealed
+}
+
+// Table is a kind of row; a few lower-case letters and hyphens.
+type Table string
+
+// Rows keeps small sealed rows of management data.
+type Rows interface {
+	GetRow(ctx context.Context, key RowKey) (Row, error)
+	// ListRows returns rows of one partition in order of name, those after the
+	// given name (zero: from the start), at most limit (> 0).
+	ListRows(ctx context.Context, table Table, partition envelope.Name, after envelope.Name, limit int) ([]Row, error)
+	// WriteRows applies all writes durably, or none: ErrConflict if any row is not
+	// at its expected revision.
+	WriteRows(ctx context.Context, writes []RowWrite) error
+}
+
+// RowKey says where a row is.
+type RowKey struct {
+	Table     Table
+	Partition envelope.Name // the zero name is a partition too
+	Name      envelope.Name
+}
+
+// Row is a stored row. Revision is 1 for a new row and grows by one with each
+// write; a row deleted and made again starts at 1.
+type Row struct {
+	RowKey
+	Value    envelope.Sealed
+	Revision uint64
+}
+
+// RowWrite puts or deletes one row.
+type RowWrite struct {
+	RowKey
+	Value  *envelope.Sealed // nil deletes; deleting what is not there is fine when Expect allows it
+	Expect Expect
+}
+
+// Expect is what a write expects to find.
+type Expect struct {
+	mode     uint8
+	revision uint64
+}
+
+// The three expectations.
+var (
+	Anything = Expect{}        // whatever is there
+	Absent   = Expect{mode: 1} // no row
+)
+
+// AtRevision expects the row at exactly this revision.
+func AtRevision(r uint64) Expect { return Expect{mode: 2, revision: r} }
+
+// Met says whether a row at revision (0: no row) meets the expectation.
+func (e Expect) Met(revision uint64) bool {
+	switch e.mode {
+	case 0:
+		return true
+	case 1:
+		return revision == 0
+	default:
+		return revision != 0 && revision == e.revision
+	}
+}

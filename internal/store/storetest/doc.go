@@ -1,0 +1,2 @@
+// Package storetest is the contract of package store as one test suite.
+package storetest
