@@ -1,0 +1,61 @@
+# Plain `make` lists the targets.
+GO ?= go
+BENCHTIME ?= 1s
+FUZZTIME ?= 10s
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+.PHONY: build
+build: ## build bin/tidelock
+	$(GO) build -o bin/tidelock ./cmd/tidelock
+
+.PHONY: run
+run: ## run the quickstart server
+	$(GO) run ./cmd/tidelock quickstart
+
+.PHONY: test
+test: vet race clients crash ## everything: vet, Go tests under the race detector, real clients, crash histories
+
+.PHONY: vet
+vet: ## go vet and gofmt
+	$(GO) vet ./...
+	$(GO) vet -tags e2e ./e2e/...
+	@unformatted=$$(gofmt -l $$(git ls-files "*.go")); \
+	if [ -n "$$unformatted" ]; then echo "not gofmt-clean: $$unformatted"; exit 1; fi
+
+.PHONY: race
+race: ## go test -race ./...
+	$(GO) test -race ./...
+
+.PHONY: clients
+clients: build ## the real Fluid clients against the built server (needs Node 20 and npm)
+	@command -v node >/dev/null && command -v npm >/dev/null || { \
+		echo "make clients: Node 20 or later and npm are missing; install them (Debian: apt-get install nodejs npm), or run 'make vet race crash' without them"; exit 1; }
+	cd e2e && npm ci --no-audit --no-fund
+	cd e2e && TIDELOCK_BIN=$(CURDIR)/bin/tidelock npm test
+
+.PHONY: crash
+crash: build ## kill -9 under load, again and again
+	TIDELOCK_BIN=$(CURDIR)/bin/tidelock $(GO) test -race -tags e2e -count 1 -v -timeout 20m ./e2e/...
+
+.PHONY: fuzz
+fuzz: ## every fuzz function for FUZZTIME each
+	@for p in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz); do \
+			echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## the Go benchmarks
+	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) -benchmem ./internal/...
+
+.PHONY: lint
+lint: ## golangci-lint, when it is installed
+	golangci-lint run
+
+.PHONY: golden
+golden: ## rewrite the golden files; the diff is the review
+	$(GO) test ./internal/... -update

@@ -1,0 +1,108 @@
+package app
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Config of a server. The zero value of a field takes the default given.
+type Config struct {
+	DataDir        string // DefaultDataDir
+	RelayAddr      string // "127.0.0.1:7070"
+	ManagementAddr string // "127.0.0.1:8443"
+	// RelayURL is how Fluid clients reach the relay; it is what ARM shows as the
+	// endpoints. Default: the address of the relay listener.
+	RelayURL string
+	// RelayCert and RelayKey are PEM files; with them the relay listener speaks TLS.
+	// A listener that is not on loopback needs them.
+	RelayCert, RelayKey string
+	Log                 *slog.Logger
+}
+
+// Domain is the DNS domain of the embedded cloud. Names under it are served by
+// the management listener; .localhost never leaves the machine (RFC 6761).
+const Domain = "tidelock.localhost"
+
+// DefaultDataDir is a directory of the user's own.
+func DefaultDataDir() (string, error) {
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "tidelock"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("find a directory for data: %w; name one with --data", err)
+	}
+	return filepath.Join(home, ".local", "share", "tidelock"), nil
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.DataDir == "" {
+		dir, err := DefaultDataDir()
+		if err != nil {
+			return c, err
+		}
+		c.DataDir = dir
+	}
+	dir, err := filepath.Abs(c.DataDir)
+	if err != nil {
+		return c, fmt.Errorf("data directory: %w", err)
+	}
+	c.DataDir = dir
+	if c.RelayAddr == "" {
+		c.RelayAddr = "127.0.0.1:7070"
+	}
+	if c.ManagementAddr == "" {
+		c.ManagementAddr = "127.0.0.1:8443"
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c, c.check()
+}
+
+func (c Config) check() error {
+	if (c.RelayCert == "") != (c.RelayKey == "") {
+		return errors.New("--relay-cert and --relay-key belong together: give both or neither")
+	}
+	if c.RelayCert == "" && !loopback(c.RelayAddr) {
+		return fmt.Errorf("--relay %s is not on loopback, so it needs TLS: give --relay-cert and --relay-key", c.RelayAddr)
+	}
+	if !loopback(c.ManagementAddr) {
+		return fmt.Errorf("--management %s must be a loopback address such as 127.0.0.1:8443: its certificate is good for no other; reach it from elsewhere through a tunnel", c.ManagementAddr)
+	}
+	if c.RelayURL != "" {
+		u, err := url.Parse(c.RelayURL)
+		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || strings.Trim(u.Path, "/") != "" {
+			return fmt.Errorf("--relay-url %q must be http(s)://host[:port]", c.RelayURL)
+		}
+	}
+	return nil
+}
+
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// relayTLS loads the relay's certificate; nil when it speaks plain HTTP.
+func (c Config) relayTLS() (*tls.Config, error) {
+	if c.RelayCert == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(c.RelayCert, c.RelayKey)
+	if err != nil {
+		return nil, fmt.Errorf("relay certificate: %w", err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
+}

@@ -1,0 +1,100 @@
+package app
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/tidelock/tidelock/internal/envelope"
+)
+
+// keysDir holds the secrets of a data directory, beside it and never in it.
+func keysDir(dataDir string) string { return dataDir + ".keys" }
+
+const serviceKeyBytes = 32
+
+// loadServiceKey reads the service key, or makes it for a data directory that
+// does not exist yet. A missing key of existing data is an error and never a
+// reason to make a new one: the data would be lost under it.
+func loadServiceKey(dataDir string) (envelope.ServiceKey, error) {
+	path := filepath.Join(keysDir(dataDir), "service.key")
+	raw, err := os.ReadFile(path)
+	switch {
+	case err == nil:
+		defer clear(raw)
+		if len(raw) != serviceKeyBytes {
+			return envelope.ServiceKey{}, fmt.Errorf("the service key %s has %d bytes instead of %d: restore it from your backup", path, len(raw), serviceKeyBytes)
+		}
+		return envelope.ParseServiceKey(raw)
+	case !errors.Is(err, fs.ErrNotExist):
+		return envelope.ServiceKey{}, fmt.Errorf("read the service key: %w; without it the data in %s cannot be opened", err, dataDir)
+	}
+	empty, err := emptyOrAbsent(dataDir)
+	if err != nil {
+		return envelope.ServiceKey{}, err
+	}
+	if !empty {
+		return envelope.ServiceKey{}, fmt.Errorf("the service key %s is missing, and the data in %s is sealed under it: restore the key from your backup, or name another --data", path, dataDir)
+	}
+	key := envelope.NewServiceKey()
+	err = key.Use(func(raw []byte) error { return writeSecret(path, raw) })
+	if err != nil {
+		return envelope.ServiceKey{}, fmt.Errorf("store the new service key: %w", err)
+	}
+	return key, nil
+}
+
+func emptyOrAbsent(dir string) (bool, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("data directory: %w", err)
+	}
+	return len(entries) == 0, nil
+}
+
+// writeSecret makes a file that only its owner reads, whole or not at all, and
+// durable before it returns: what is sealed under a key must not outlive it.
+func writeSecret(path string, content []byte) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(dir, ".new-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name()) // fails once it is renamed, as it should
+	_, err = bytes.NewReader(content).WriteTo(tmp)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if closeErr := tmp.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// syncDir makes a rename in dir durable: after a power cut it may else be undone.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if closeErr := d.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}
