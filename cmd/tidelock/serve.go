@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime/debug"
+	"text/template"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidelock/tidelock/internal/app"
+	"github.com/tidelock/tidelock/internal/cli"
+)
+
+func serveCommand(o *cli.Options) *cobra.Command {
+	var f serveFlags
+	c := &cobra.Command{Use: "serve", Short: "Serve the relay and its management plane", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		server, err := f.open(c.Context(), o)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(o.Out, "tidelock: relay at %s, management at %s\n", server.RelayURL(), server.ManagementURL())
+		return server.Serve(c.Context())
+	}}
+	f.register(c)
+	return c
+}
+
+func quickstartCommand(o *cli.Options) *cobra.Command {
+	var f serveFlags
+	c := &cobra.Command{
+		Use:   "quickstart",
+		Short: "Set up a relay with a customer-managed key on this machine, and serve it",
+		Long: "Makes what is not there yet: a data directory, a local certificate authority, a directory with an\n" +
+			"administrator, a key vault with an RSA-3072 key, an identity that may use it, and a relay under that\n" +
+			"key. Then serves, as 'tidelock serve' does. A second run finds and keeps it all.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return quickstart(c.Context(), &f, o) },
+	}
+	f.register(c)
+	return c
+}
+
+func quickstart(ctx context.Context, f *serveFlags, o *cli.Options) error {
+	started := time.Now()
+	server, err := f.open(ctx, o)
+	if err != nil {
+		return err
+	}
+	profile, err := server.Admin(ctx)
+	if err != nil {
+		server.Close()
+		return err
+	}
+	g, serving := errgroup.WithContext(ctx)
+	g.Go(func() error { return server.Serve(serving) })
+	g.Go(func() error {
+		client, err := cli.NewClient(profile)
+		if err != nil {
+			return err
+		}
+		seeded, err := client.Seed(serving)
+		if err != nil {
+			return err
+		}
+		return banner.Execute(o.Out, map[string]any{
+			"Seeded": seeded, "Profile": profile, "DataDir": server.DataDir(),
+			"DataFlag": dataFlag(o.DataDir()), "Took": time.Since(started).Round(time.Millisecond),
+		})
+	})
+	return g.Wait()
+}
+
+func dataFlag(dir string) string {
+	if dir == "" {
+		return ""
+	}
+	return " --data " + dir
+}
+
+// serveFlags are the flags of the commands that run a server.
+type serveFlags struct {
+	config app.Config
+	level  slog.Level
+}
+
+func (f *serveFlags) register(c *cobra.Command) {
+	c.Flags().StringVar(&f.config.RelayAddr, "relay", "127.0.0.1:7070", "address of the relay listener")
+	c.Flags().StringVar(&f.config.ManagementAddr, "management", "127.0.0.1:8443", "address of the management listener (always TLS)")
+	c.Flags().StringVar(&f.config.RelayURL, "relay-url", "", "how clients reach the relay (default: the listener's address)")
+	c.Flags().StringVar(&f.config.RelayCert, "relay-cert", "", "PEM certificate: the relay then speaks TLS")
+	c.Flags().StringVar(&f.config.RelayKey, "relay-key", "", "PEM private key of --relay-cert")
+	f.level = slog.LevelWarn
+	c.Flags().TextVar(&f.level, "log-level", slog.LevelWarn, "debug, info, warn or error")
+}
+
+func (f *serveFlags) open(ctx context.Context, o *cli.Options) (*app.App, error) {
+	config := f.config
+	config.DataDir = o.DataDir()
+	config.Log = newLog(o.Err, f.level)
+	return app.Open(ctx, config)
+}
+
+func newLog(w io.Writer, level slog.Level) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+}
+
+func versionCommand(o *cli.Options) *cobra.Command {
+	return &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		version := "(development)"
+		if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+			version = info.Main.Version
+		}
+		_, err := fmt.Fprintln(o.Out, "tidelock", version)
+		return err
+	}}
+}
+
+// banner is what quickstart prints. The last block can be pasted into a shell as
+// it stands: it makes a folder, installs the client, creates a container and
+// loads it again.
+var banner = template.Must(template.New("banner").Parse(`
+Tidelock is serving (ready in {{.Took}}). Stop it with Ctrl-C; run it again and everything is still there.
+
+  relay URL        {{.Seeded.Endpoint}}
+  tenant id        {{.Seeded.TenantID}}
+  keys of tokens   tidelock relay keys{{.DataFlag}}
+  management URL   {{.Profile.ManagementURL}}
+  CA file          {{.Profile.CAFile}}
+  data directory   {{.DataDir}}   (secrets are beside it, in {{.DataDir}}.keys)
+  customer's key   {{.Seeded.KeyID}}
+
+Turn the customer's key off and on again:
+
+  tidelock keyvault key disable --vault {{.Seeded.Vault}} --name {{.Seeded.Key}}{{.DataFlag}}
+  tidelock keyvault key enable  --vault {{.Seeded.Vault}} --name {{.Seeded.Key}}{{.DataFlag}}
+
+('tidelock' is 'go run ./cmd/tidelock' in a checkout.) Try it from another shell in this folder, with Node.js 20 or later:
+
+export TIDELOCK_KEY="$(go run ./cmd/tidelock relay keys{{.DataFlag}} --output json | grep -o '"key1": "[^"]*' | cut -d'"' -f4)"
+mkdir -p tidelock-hello && cd tidelock-hello && npm init -y >/dev/null
+npm install @fluidframework/azure-client@2 fluid-framework@2 jsonwebtoken@9
+cat > hello.mjs <<'EOF'
+globalThis.navigator ??= {}; // Node.js 20 has none
+const { AzureClient } = await import("@fluidframework/azure-client");
+const { default: jwt } = await import("jsonwebtoken");
+const { SharedTree, SchemaFactory, TreeViewConfiguration } = await import("fluid-framework");
+
+const user = { id: "ada", name: "Ada" };
+// A real app asks its backend for the token: the key never goes to a browser.
+const token = async (tenantId, documentId) => ({
+  jwt: jwt.sign({ tenantId, documentId: documentId ?? "", scopes: ["doc:read", "doc:write", "summary:write"], user, ver: "1.0" },
+    process.env.TIDELOCK_KEY, { expiresIn: 3600 }),
+});
+const client = new AzureClient({ connection: {
+  type: "remote", endpoint: "{{.Seeded.Endpoint}}", tenantId: "{{.Seeded.TenantID}}",
+  tokenProvider: { fetchOrdererToken: token, fetchStorageToken: token },
+} });
+
+const sf = new SchemaFactory("hello");
+class Note extends sf.object("Note", { text: sf.string }) {}
+const view = (c) => c.initialObjects.note.viewWith(new TreeViewConfiguration({ schema: Note }));
+const schema = { initialObjects: { note: SharedTree } };
+const { container } = await client.createContainer(schema, "2");
+view(container).initialize(new Note({ text: "Hello from Tidelock" }));
+const id = await container.attach();
+const again = await client.getContainer(id, schema, "2");
+console.log("container", id, "says:", view(again.container).root.text);
+process.exit(0);
+EOF
+node hello.mjs
+
+`))
