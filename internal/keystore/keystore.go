@@ -2,55 +2,13 @@ package keystore
 
 import (
 	"context"
-	"net/http"
+	"fmt"
+	"strings"
 	"time"
-
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 )
 
-// Hosts says which key stores may be spoken to.
-type Hosts struct {
-	// Suffixes are DNS suffixes of vaults that are registered here, such as
-	// "vault.tidelock.localhost"; a host is one label in front of one of them, on any port.
-	Suffixes []string
-}
-
-// URL is a key identifier: https://{vault}.{suffix}[:port]/keys/{name}[/{version}].
-// It can only be made by ParseURL. The zero URL names nothing.
-type URL struct{ host, vault, name, version string }
-
-// ParseURL takes a key identifier and nothing else: no other scheme, no user
-// info, no query, no blank. The error is a *URLError.
-func ParseURL(s string, hosts Hosts) (URL, error) { panic("todo") }
-
-// URLError says what is wrong with a key URL, and where.
-type URLError struct {
-	Code    string // KeyUrlMalformed or KeyStoreNotSupported
-	Message string // for people; says what to do
-}
-
-func (e *URLError) Error() string { return e.Message }
-
-// String returns the URL in its canonical form.
-func (u URL) String() string { panic("todo") }
-
-// IsZero says whether u names nothing.
-func (u URL) IsZero() bool { panic("todo") }
-
-// Host is the vault's host, in lower case, with the port if one was given.
-func (u URL) Host() string { panic("todo") }
-
-// Vault is the vault's name: the first label of the host.
-func (u URL) Vault() string { panic("todo") }
-
-// Name is the key's name.
-func (u URL) Name() string { panic("todo") }
-
-// Version is the key's version; empty if the URL has none.
-func (u URL) Version() string { panic("todo") }
-
-// WithVersion returns the identifier of one version of the same key.
-func (u URL) WithVersion(v string) URL { panic("todo") }
+// Algorithm is the only one asked for: RSA-OAEP with SHA-256 and MGF1 with SHA-256.
+const Algorithm = "RSA-OAEP-256"
 
 // Key is what a key store says of a key version.
 type Key struct {
@@ -116,19 +74,23 @@ type Error struct {
 	Cause     error
 }
 
-func (e *Error) Error() string { panic("todo") }
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "keystore: %s %s", e.Op, e.Key)
+	if e.Status != 0 {
+		fmt.Fprintf(&b, ": status %d %s", e.Status, e.Code)
+	}
+	if e.Message != "" {
+		fmt.Fprintf(&b, ": %s", e.Message)
+	}
+	if e.Cause != nil {
+		fmt.Fprintf(&b, ": %v", e.Cause)
+	}
+	return b.String()
+}
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Cause }
 
 // Outage says that this is no answer of the key store's.
 func (e *Error) Outage() bool { return e.Class == Unreachable || e.Class == Throttled }
-
-// Config of a client.
-type Config struct {
-	Credential azcore.TokenCredential // of the identity
-	Transport  http.RoundTripper      // to the key store
-}
-
-// New returns a client over the Key Vault REST API (azkeys).
-func New(c Config) Client { panic("todo") }
