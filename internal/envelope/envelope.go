@@ -2,13 +2,30 @@ package envelope
 
 import "errors"
 
-// ErrOpen is the one answer to every failure to open a sealed value: wrong key,
-// wrong place, changed or cut bytes. What exactly was wrong helps only an attacker.
-var ErrOpen = errors.New("envelope: sealed value does not open")
+var (
+	// ErrOpen is the one answer to every failure to open a sealed value: wrong key,
+	// wrong place, changed or cut bytes. What exactly was wrong helps only an attacker.
+	ErrOpen = errors.New("envelope: sealed value does not open")
 
-// ErrSegmentFull says that a segment has reached one of its bounds (records,
-// bytes, age) and the writer must start a new one.
-var ErrSegmentFull = errors.New("envelope: segment is full")
+	// ErrFormat says that bytes are not a value of a known sealed format. It is
+	// found out without a key, from bytes that whoever reads the store sees.
+	ErrFormat = errors.New("envelope: not a known sealed format")
+
+	// ErrSegmentFull says that a segment has reached one of its bounds (records,
+	// bytes, age) and the writer must start a new one.
+	ErrSegmentFull = errors.New("envelope: segment is full")
+
+	// ErrTooLarge says that a plaintext is over MaxPlaintextBytes.
+	ErrTooLarge = errors.New("envelope: plaintext is too large")
+
+	// ErrWiped says that a key was asked to seal after it was wiped, or never was
+	// a key. To open with such a key is ErrOpen.
+	ErrWiped = errors.New("envelope: key was wiped")
+)
+
+// MaxPlaintextBytes bounds what one record, object or row may hold. Two of the
+// biggest records fit into a segment, so a new segment always takes a record.
+const MaxPlaintextBytes = 31 << 20
 
 // ResourceID names a relay resource in sealed headers: 16 random bytes, made
 // once, never reused.
@@ -37,6 +54,8 @@ const (
 	KindObject      Kind = 3 // a git object: blob, tree, commit
 	KindRow         Kind = 4 // a row of management data, under the service key
 	KindDocumentKey Kind = 5 // a document key under its root key
+
+	kindKey Kind = 6 // what ServiceKey.WrapKey makes; never a Sealed
 )
 
 // KeyPlace says where a document key belongs.

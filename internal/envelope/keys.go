@@ -1,85 +1,202 @@
 package envelope
 
+import (
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+const (
+	keyBytes         = 32
+	documentKeyBytes = 64 // 32 B key, 32 B naming key
+)
+
+// errKeySize never says more: what was given may be most of a key.
+var errKeySize = errors.New("envelope: a key is 32 bytes")
+
 // RootKey is the 256-bit root key of one relay resource. It redacts itself in
-// every printed form.
-type RootKey struct{ k *[32]byte }
+// every printed form. It is safe for concurrent use, Wipe included. The zero
+// RootKey is a wiped one.
+type RootKey struct {
+	_ [0]func() // not comparable: == would compare addresses
+	*secret
+}
 
 // NewRootKey makes a random root key.
-func NewRootKey() RootKey { panic("todo") }
+func NewRootKey() RootKey { return RootKey{secret: newSecret(keyBytes)} }
 
 // ParseRootKey takes 32 bytes; it copies them.
-func ParseRootKey(b []byte) (RootKey, error) { panic("todo") }
+func ParseRootKey(b []byte) (RootKey, error) {
+	if len(b) != keyBytes {
+		return RootKey{}, errKeySize
+	}
+	return RootKey{secret: &secret{b: append([]byte(nil), b...)}}, nil
+}
 
-// Use lends the key's bytes to f, which must not keep them.
-func (k RootKey) Use(f func(key []byte) error) error { panic("todo") }
+// Use lends the key's bytes to f, which must not keep them nor wipe the key. It
+// returns f's error, or ErrWiped without calling f.
+func (k RootKey) Use(f func(key []byte) error) error { return k.use(f) }
 
-// Wipe overwrites the key; every copy of k is then unusable.
-func (k RootKey) Wipe() { panic("todo") }
+// Wipe overwrites the key; every copy of k is then unusable. It waits for uses
+// under way.
+func (k RootKey) Wipe() { k.wipe() }
 
-// Commitment binds the key to its resource and epoch without revealing it.
-func (k RootKey) Commitment(r ResourceID, epoch uint32) [32]byte { panic("todo") }
+// Commitment binds the key to its resource and epoch without revealing it. RSA-OAEP
+// authenticates nothing: whoever has the public key can wrap a root key of his own,
+// and only a commitment kept elsewhere tells it from ours. Of a wiped key it is
+// random, so that it matches nothing.
+func (k RootKey) Commitment(r ResourceID, epoch uint32) [32]byte {
+	var c [32]byte
+	err := k.use(func(key []byte) error {
+		bound := binding(r[:], [][]byte{binary.BigEndian.AppendUint32(nil, epoch)})
+		b, err := hkdf.Key(sha256.New, key, nil, info(labelRootCommitment, bound), len(c))
+		copy(c[:], b)
+		return err
+	})
+	if err != nil {
+		rand.Read(c[:])
+	}
+	return c
+}
 
 // WrapDocumentKey seals dk for its place.
-func (k RootKey) WrapDocumentKey(dk DocumentKey, at KeyPlace) (Sealed, error) { panic("todo") }
+func (k RootKey) WrapDocumentKey(dk DocumentKey, at KeyPlace) (Sealed, error) {
+	facts := appendPlace(appendPreamble(nil, KindDocumentKey), at)
+	var box []byte
+	err := dk.use(func(plaintext []byte) (err error) {
+		box, err = sealBox(k.secret, facts, plaintext)
+		return err
+	})
+	if err != nil {
+		return Sealed{}, fmt.Errorf("wrap document key: %w", err)
+	}
+	return Sealed{box}, nil
+}
 
 // UnwrapDocumentKey opens what WrapDocumentKey made for this resource and
 // document; key id and epoch come from the value, authenticated.
 func (k RootKey) UnwrapDocumentKey(s Sealed, r ResourceID, d DocumentHandle) (DocumentKey, KeyPlace, error) {
-	panic("todo")
+	header, err := parseBox(s.b)
+	if err != nil || s.Kind() != KindDocumentKey {
+		return DocumentKey{}, KeyPlace{}, ErrOpen
+	}
+	at := readPlace(header)
+	if at.Resource != r || at.Document != d {
+		return DocumentKey{}, KeyPlace{}, ErrOpen
+	}
+	b, err := openBox(k.secret, s.b, header)
+	if err != nil {
+		return DocumentKey{}, KeyPlace{}, err
+	}
+	return DocumentKey{secret: &secret{b: b}}, at, nil
 }
 
 // DocumentKey is the 256-bit key of one document, with the naming key under
-// which the document's objects are named.
-type DocumentKey struct{ k *[64]byte }
-
-// NewDocumentKey makes a random document key.
-func NewDocumentKey() DocumentKey { panic("todo") }
-
-// Wipe overwrites the key.
-func (k DocumentKey) Wipe() { panic("todo") }
-
-// Name returns the name under which an object of this document is stored.
-func (k DocumentKey) Name(kind Kind, id string) Name { panic("todo") }
-
-// SealObject seals a checkpoint or git object under a fresh one-object segment key.
-func (k DocumentKey) SealObject(at KeyPlace, kind Kind, name Name, plaintext []byte) (Sealed, error) {
-	panic("todo")
+// which the document's objects are named. It redacts itself in every printed
+// form. It is safe for concurrent use, Wipe included. The zero DocumentKey is a
+// wiped one.
+type DocumentKey struct {
+	_ [0]func() // not comparable: == would compare addresses
+	*secret
 }
 
-// OpenObject opens what SealObject made for the same place, kind and name.
-func (k DocumentKey) OpenObject(at KeyPlace, kind Kind, name Name, s Sealed) ([]byte, error) {
-	panic("todo")
+// NewDocumentKey makes a random document key.
+func NewDocumentKey() DocumentKey { return DocumentKey{secret: newSecret(documentKeyBytes)} }
+
+// Wipe overwrites the key; every copy of k is then unusable, and so are its
+// segments and segment readers. It waits for uses under way. What AES expanded for
+// those segments stays in memory until they are dropped and collected.
+func (k DocumentKey) Wipe() { k.wipe() }
+
+// Name returns the name under which an object of this document is stored. It is a
+// keyed hash, as an id (a git SHA-1) would tell who knows the content that it is
+// there. The naming key is a half of its own, so that names can outlive the other.
+// Of a wiped key the name is random: nothing is stored there.
+func (k DocumentKey) Name(kind Kind, id string) Name {
+	return k.nameUnder(keyBytes, string([]byte{byte(kind)}), id)
 }
 
 // ServiceKey is the 256-bit key of the installation, from its key file. It seals
-// management rows and wraps the root keys of resources without a customer key.
-type ServiceKey struct{ k *[32]byte }
+// management rows and wraps the root keys of resources without a customer key. It
+// redacts itself in every printed form. It is safe for concurrent use. The zero
+// ServiceKey neither seals nor opens.
+type ServiceKey struct {
+	_ [0]func() // not comparable: == would compare addresses
+	*secret
+}
 
 // NewServiceKey makes a random service key.
-func NewServiceKey() ServiceKey { panic("todo") }
+func NewServiceKey() ServiceKey {
+	b := make([]byte, keyBytes)
+	defer clear(b)
+	rand.Read(b) // never fails, see crypto/rand
+	k, err := ParseServiceKey(b)
+	if err != nil {
+		panic("internal error: " + err.Error())
+	}
+	return k
+}
 
 // ParseServiceKey takes 32 bytes; it copies them.
-func ParseServiceKey(b []byte) (ServiceKey, error) { panic("todo") }
+func ParseServiceKey(b []byte) (ServiceKey, error) {
+	if len(b) != keyBytes {
+		return ServiceKey{}, errKeySize
+	}
+	naming, err := hkdf.Key(sha256.New, b, nil, info(labelNamingKey, nil), keyBytes)
+	if err != nil {
+		return ServiceKey{}, fmt.Errorf("derive naming key: %w", err)
+	}
+	defer clear(naming)
+	both := make([]byte, 0, 2*keyBytes)
+	both = append(append(both, b...), naming...)
+	return ServiceKey{secret: &secret{b: both}}, nil
+}
 
 // Use lends the key's bytes to f, which must not keep them.
-func (k ServiceKey) Use(f func(key []byte) error) error { panic("todo") }
+func (k ServiceKey) Use(f func(key []byte) error) error {
+	return k.use(func(b []byte) error { return f(b[:keyBytes:keyBytes]) })
+}
 
-// Name returns the name under which a row with this id is stored in table.
-func (k ServiceKey) Name(table, id string) Name { panic("todo") }
+// Name returns the name under which a row with this id is stored in table. It is a
+// keyed hash: whoever reads the store cannot try ids.
+func (k ServiceKey) Name(table, id string) Name { return k.nameUnder(keyBytes, table, id) }
 
 // SealRow seals a management row for its table, partition and name.
 func (k ServiceKey) SealRow(table string, partition, name Name, plaintext []byte) (Sealed, error) {
-	panic("todo")
+	box, err := sealBox(k.secret, appendPreamble(nil, KindRow), plaintext, []byte(table), partition[:], name[:])
+	if err != nil {
+		return Sealed{}, fmt.Errorf("seal row of %s: %w", table, err)
+	}
+	return Sealed{box}, nil
 }
 
 // OpenRow opens what SealRow made for the same table, partition and name.
 func (k ServiceKey) OpenRow(table string, partition, name Name, s Sealed) ([]byte, error) {
-	panic("todo")
+	header, err := parseBox(s.b)
+	if err != nil || s.Kind() != KindRow {
+		return nil, ErrOpen
+	}
+	return openBox(k.secret, s.b, header, []byte(table), partition[:], name[:])
 }
 
 // WrapKey and UnwrapKey wrap key material under a key derived from the service
 // key and label; they are the service-managed KEK.
-func (k ServiceKey) WrapKey(label string, key []byte) ([]byte, error) { panic("todo") }
+func (k ServiceKey) WrapKey(label string, key []byte) ([]byte, error) {
+	box, err := sealBox(k.secret, appendPreamble(nil, kindKey), key, []byte(label))
+	if err != nil {
+		return nil, fmt.Errorf("wrap key: %w", err)
+	}
+	return box, nil
+}
 
 // UnwrapKey opens what WrapKey made under the same label, or returns ErrOpen.
-func (k ServiceKey) UnwrapKey(label string, wrapped []byte) ([]byte, error) { panic("todo") }
+func (k ServiceKey) UnwrapKey(label string, wrapped []byte) ([]byte, error) {
+	header, err := parseBox(wrapped)
+	if err != nil || Kind(wrapped[6]) != kindKey {
+		return nil, ErrOpen
+	}
+	return openBox(k.secret, wrapped, header, []byte(label))
+}

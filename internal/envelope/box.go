@@ -1,0 +1,76 @@
+package envelope
+
+import "fmt"
+
+// A box is a value sealed in one piece under a key of its own: a row, a wrapped
+// document key, a wrapped key.
+//
+//	+--------+------------+---------------+--------+------------+
+//	| header | nonce 12 B | ciphertext    | tag 16 B            |
+//	+--------+------------+---------------+--------+------------+
+//
+// The associated data are the length-prefixed header and context fields.
+
+// boxHeaderBytes is the size of the header of a kind that is boxed, 0 for others.
+func boxHeaderBytes(kind Kind) int {
+	switch kind {
+	case KindRow, kindKey:
+		return preambleBytes + endBytes
+	case KindDocumentKey:
+		return preambleBytes + placeBytes + endBytes
+	default:
+		return 0
+	}
+}
+
+// parseBox checks b and returns its header.
+func parseBox(b []byte) (header []byte, err error) {
+	kind, err := parsePreamble(b)
+	if err != nil {
+		return nil, err
+	}
+	size := boxHeaderBytes(kind)
+	if size == 0 {
+		return nil, fmt.Errorf("%w: kind %d is not a box", ErrFormat, kind)
+	}
+	plain := len(b) - size - sealBytes
+	if plain < 0 || plain > MaxPlaintextBytes || kind == KindDocumentKey && plain != documentKeyBytes {
+		return nil, fmt.Errorf("%w: %d bytes for kind %d", ErrFormat, len(b), kind)
+	}
+	return b[:size], nil
+}
+
+func sealBox(key *secret, facts, plaintext []byte, context ...[]byte) ([]byte, error) {
+	if len(plaintext) > MaxPlaintextBytes {
+		return nil, ErrTooLarge
+	}
+	var box []byte
+	err := key.use(func(k []byte) error {
+		header, aead, err := newHeader(k[:keyBytes], facts, context...)
+		if err != nil {
+			return err
+		}
+		box = make([]byte, len(header), len(header)+len(plaintext)+sealBytes)
+		copy(box, header)
+		box = aead.Seal(box, nil, plaintext, binding(header, context))
+		return nil
+	})
+	return box, err
+}
+
+// openBox opens a box that parseBox has checked.
+func openBox(key *secret, box, header []byte, context ...[]byte) ([]byte, error) {
+	var plaintext []byte
+	err := key.use(func(k []byte) error {
+		aead, err := openHeader(k[:keyBytes], header, context...)
+		if err != nil {
+			return err
+		}
+		plaintext, err = aead.Open(nil, nil, box[len(header):], binding(header, context))
+		return err
+	})
+	if err != nil {
+		return nil, ErrOpen
+	}
+	return plaintext, nil
+}
