@@ -3,6 +3,15 @@
 // management plane. It imitates the endpoints that Azure's identity clients use.
 //
 // Invariants: a client secret is kept only as a salted hash; a token is accepted
-// only with the right issuer, audience, signature and time; ids of a deleted
-// principal never come back.
+// only with the right issuer, audience, signature and time, and only while its
+// principal exists; ids of a deleted principal never come back.
+//
+// Rows, all sealed under the service key and named by keyed hashes:
+//
+//	entra-directories       by directory id
+//	entra-principals        by object id
+//	entra-clients           client id -> object id
+//	entra-identities        ARM resource id of a managed identity -> object id
+//	entra-role-assignments  one partition per object id, by role and scope
+//	entra-signing-keys      by number, from 1
 package entra

@@ -1,0 +1,260 @@
+package entra
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/tidelock/tidelock/internal/store"
+)
+
+// Kinds of principals.
+const (
+	KindApplication     = "application"
+	KindManagedIdentity = "managedIdentity"
+)
+
+// Principal is who can have a token.
+type Principal struct {
+	ObjectID   string // oid: what policies and role assignments name
+	ClientID   string // appid
+	Directory  DirectoryID
+	Kind       string // KindApplication or KindManagedIdentity
+	Name       string
+	ResourceID string // of a managed identity: its ARM resource id
+}
+
+type directoryRow struct {
+	ID      DirectoryID `json:"id"`
+	Name    string      `json:"name"`
+	Created time.Time   `json:"created"`
+}
+
+type principalRow struct {
+	ObjectID   string      `json:"objectId"`
+	ClientID   string      `json:"clientId"`
+	Directory  DirectoryID `json:"directory"`
+	Kind       string      `json:"kind"`
+	Name       string      `json:"name"`
+	ResourceID string      `json:"resourceId,omitempty"`
+	Created    time.Time   `json:"created"`
+	Secrets    []secretRow `json:"secrets,omitempty"`
+}
+
+// secretRow is one client secret of an application, as a hash.
+type secretRow struct {
+	Salt    []byte    `json:"salt"`
+	Hash    []byte    `json:"hash"`
+	Created time.Time `json:"created"`
+}
+
+// reference leads from another id of a principal to its object id.
+type reference struct {
+	ObjectID string `json:"objectId"`
+}
+
+func (p principalRow) principal() Principal {
+	return Principal{
+		ObjectID: p.ObjectID, ClientID: p.ClientID, Directory: p.Directory,
+		Kind: p.Kind, Name: p.Name, ResourceID: p.ResourceID,
+	}
+}
+
+// CreateDirectory makes a directory.
+func (s *Service) CreateDirectory(ctx context.Context, name string) (DirectoryID, error) {
+	d := directoryRow{ID: DirectoryID(uuid.NewString()), Name: name, Created: time.Now().UTC()}
+	write, err := s.directories.put(s.directories.key(string(d.ID)), d, store.Absent)
+	if err != nil {
+		return "", err
+	}
+	if err := s.store.WriteRows(ctx, []store.RowWrite{write}); err != nil {
+		return "", fmt.Errorf("create directory %q: %w", name, err)
+	}
+	return d.ID, nil
+}
+
+// CreateApplication makes an application with a client secret, which is returned
+// once and kept only as a hash.
+func (s *Service) CreateApplication(ctx context.Context, d DirectoryID, name string) (p Principal, secret string, err error) {
+	row, err := s.newPrincipal(ctx, d, KindApplication, name)
+	if err != nil {
+		return Principal{}, "", fmt.Errorf("create application %q: %w", name, err)
+	}
+	secret, hashed := newSecret()
+	row.Secrets = []secretRow{hashed}
+	writes, err := s.principalWrites(row)
+	if err != nil {
+		return Principal{}, "", err
+	}
+	if err := s.store.WriteRows(ctx, writes); err != nil {
+		return Principal{}, "", fmt.Errorf("create application %q: %w", name, err)
+	}
+	return row.principal(), secret, nil
+}
+
+// CreateManagedIdentity makes the principal of a user-assigned identity. If the
+// identity has one already, that is returned: a caller that failed half way may
+// ask again.
+func (s *Service) CreateManagedIdentity(ctx context.Context, d DirectoryID, resourceID string) (Principal, error) {
+	row, err := s.newPrincipal(ctx, d, KindManagedIdentity, lastSegment(resourceID))
+	if err != nil {
+		return Principal{}, fmt.Errorf("create identity %s: %w", resourceID, err)
+	}
+	row.ResourceID = resourceID
+	writes, err := s.principalWrites(row)
+	if err != nil {
+		return Principal{}, err
+	}
+	index, err := s.identities.put(s.identityKey(resourceID), reference{row.ObjectID}, store.Absent)
+	if err != nil {
+		return Principal{}, err
+	}
+	err = s.store.WriteRows(ctx, append(writes, index))
+	if errors.Is(err, store.ErrConflict) {
+		return s.ManagedIdentity(ctx, resourceID)
+	}
+	if err != nil {
+		return Principal{}, fmt.Errorf("create identity %s: %w", resourceID, err)
+	}
+	return row.principal(), nil
+}
+
+// ManagedIdentity finds a user-assigned identity by resource id, without regard to
+// case; store.ErrNotFound.
+func (s *Service) ManagedIdentity(ctx context.Context, resourceID string) (Principal, error) {
+	ref, err := s.identities.get(ctx, s.identityKey(resourceID))
+	if err != nil {
+		return Principal{}, fmt.Errorf("managed identity %s: %w", resourceID, err)
+	}
+	row, err := s.principals.get(ctx, s.principals.key(ref.ObjectID))
+	if err != nil {
+		return Principal{}, fmt.Errorf("managed identity %s: %w", resourceID, err)
+	}
+	return row.principal(), nil
+}
+
+// DeleteManagedIdentity removes it and its role assignments, in one write with
+// also; its tokens are refused from now on. Idempotent: also is written even if
+// there is no such identity.
+func (s *Service) DeleteManagedIdentity(ctx context.Context, resourceID string, also ...store.RowWrite) error {
+	ref, err := s.identities.get(ctx, s.identityKey(resourceID))
+	switch {
+	case notFound(err):
+		if len(also) == 0 {
+			return nil
+		}
+	case err != nil:
+		return fmt.Errorf("delete identity %s: %w", resourceID, err)
+	default:
+		writes, err := s.removal(ctx, ref.ObjectID)
+		if err != nil {
+			return fmt.Errorf("delete identity %s: %w", resourceID, err)
+		}
+		also = append(writes, also...)
+	}
+	if err := s.store.WriteRows(ctx, also); err != nil {
+		return fmt.Errorf("delete identity %s: %w", resourceID, err)
+	}
+	return nil
+}
+
+// removal deletes every row of a principal.
+func (s *Service) removal(ctx context.Context, objectID string) ([]store.RowWrite, error) {
+	row, err := s.principals.get(ctx, s.principals.key(objectID))
+	if err != nil {
+		return nil, err
+	}
+	writes := []store.RowWrite{
+		{RowKey: s.principals.key(row.ObjectID)},
+		{RowKey: s.clients.key(row.ClientID)},
+	}
+	if row.ResourceID != "" {
+		writes = append(writes, store.RowWrite{RowKey: s.identityKey(row.ResourceID)})
+	}
+	assigned, err := s.assignments.list(ctx, s.assignments.partition(row.ObjectID))
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range assigned {
+		writes = append(writes, store.RowWrite{RowKey: s.assignmentKey(row.ObjectID, a)})
+	}
+	return writes, nil
+}
+
+// newPrincipal fills a row with fresh ids: an id is never used twice, so what was
+// granted to a deleted principal does not come back with its successor.
+func (s *Service) newPrincipal(ctx context.Context, d DirectoryID, kind, name string) (principalRow, error) {
+	if _, err := s.directories.get(ctx, s.directories.key(string(d))); err != nil {
+		return principalRow{}, fmt.Errorf("directory %s: %w", d, err)
+	}
+	return principalRow{
+		ObjectID: uuid.NewString(), ClientID: uuid.NewString(), Directory: d,
+		Kind: kind, Name: name, Created: time.Now().UTC(),
+	}, nil
+}
+
+func (s *Service) principalWrites(row principalRow) ([]store.RowWrite, error) {
+	principal, err := s.principals.put(s.principals.key(row.ObjectID), row, store.Absent)
+	if err != nil {
+		return nil, err
+	}
+	client, err := s.clients.put(s.clients.key(row.ClientID), reference{row.ObjectID}, store.Absent)
+	if err != nil {
+		return nil, err
+	}
+	return []store.RowWrite{principal, client}, nil
+}
+
+// client finds an application or identity by client id; store.ErrNotFound.
+func (s *Service) client(ctx context.Context, clientID string) (principalRow, error) {
+	ref, err := s.clients.get(ctx, s.clients.key(strings.ToLower(clientID)))
+	if err != nil {
+		return principalRow{}, err
+	}
+	return s.principals.get(ctx, s.principals.key(ref.ObjectID))
+}
+
+func (s *Service) identityKey(resourceID string) store.RowKey {
+	return s.identities.key(strings.ToLower(strings.TrimSuffix(resourceID, "/")))
+}
+
+// newSecret makes a client secret of 256 random bits. A password hash that is slow
+// on purpose protects secrets that can be guessed; 2^256 cannot, so one salted
+// HMAC-SHA-256 is enough, and a flood of token requests does not cost seconds of CPU.
+func newSecret() (secret string, hashed secretRow) {
+	var raw, salt [32]byte
+	_, _ = rand.Read(raw[:]) // never fails: crypto/rand ends the process instead
+	_, _ = rand.Read(salt[:])
+	secret = base64.RawURLEncoding.EncodeToString(raw[:])
+	return secret, secretRow{Salt: salt[:], Hash: hashSecret(salt[:], secret), Created: time.Now().UTC()}
+}
+
+func hashSecret(salt []byte, secret string) []byte {
+	mac := hmac.New(sha256.New, salt)
+	mac.Write([]byte(secret))
+	return mac.Sum(nil)
+}
+
+// hasSecret says whether secret is one of the application's; a managed identity has none.
+func (p principalRow) hasSecret(secret string) bool {
+	found := false
+	for _, s := range p.Secrets {
+		if hmac.Equal(hashSecret(s.Salt, secret), s.Hash) {
+			found = true
+		}
+	}
+	return found
+}
+
+func lastSegment(id string) string {
+	id = strings.TrimSuffix(id, "/")
+	return id[strings.LastIndex(id, "/")+1:]
+}
