@@ -47,67 +47,74 @@ func binding(header []byte, context [][]byte) []byte {
 // makes the AEAD it stands for. The salt is random, so no state has to survive a
 // crash, a restored backup or a second writer: each gets a key of its own.
 func newHeader(key, facts []byte, context ...[]byte) ([]byte, cipher.AEAD, error) {
-	header := make([]byte, 0, len(facts)+saltBytes+commitmentBytes)
-	header = append(header, facts...)
-	header = header[:len(facts)+saltBytes]
+	header := make([]byte, len(facts)+saltBytes, len(facts)+endBytes)
+	copy(header, facts)
 	rand.Read(header[len(facts):]) // never fails, see crypto/rand
-	aead, commitment, err := derive(key, header, context)
+	sealing, commitment, err := derive(key, header, context)
 	if err != nil {
 		return nil, nil, err
 	}
-	return append(header, commitment...), aead, nil
+	defer clear(sealing)
+	aead, err := newAEAD(sealing)
+	return append(header, commitment...), aead, err
 }
 
 // openHeader makes the AEAD of a stored header. The commitment is compared first:
 // GCM alone lets one ciphertext open under two keys, and a header whose facts were
 // changed is refused before anyone acts on them.
 func openHeader(key, header []byte, context ...[]byte) (cipher.AEAD, error) {
-	uncommitted := header[:len(header)-commitmentBytes]
-	aead, commitment, err := derive(key, uncommitted, context)
-	if err != nil || subtle.ConstantTimeCompare(commitment, header[len(uncommitted):]) != 1 {
+	uncommitted, stored := header[:len(header)-commitmentBytes], header[len(header)-commitmentBytes:]
+	sealing, commitment, err := derive(key, uncommitted, context)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(sealing)
+	if subtle.ConstantTimeCompare(commitment, stored) != 1 {
 		return nil, ErrOpen
 	}
-	return aead, nil
+	return newAEAD(sealing)
 }
 
 // derive makes the sealing key and the commitment of a header that still lacks its
-// commitment and ends in its salt:
+// commitment and so ends in its salt:
 //
 //	prk        = HKDF-Extract(SHA-256, salt, key)
 //	sealing    = HKDF-Expand(prk, field(label) | field(header) | field(context)…, 32)
 //	commitment = HKDF-Expand(prk, field(label) | field(header) | field(context)…, 16)
 //
 // All of the header is bound, not only the salt: that makes the commitment a MAC
-// of the header, and a place forgotten in associated data still gets another key.
-func derive(key, header []byte, context [][]byte) (cipher.AEAD, []byte, error) {
-	bound := binding(header, context)
+// of the header, and a place forgotten in associated data would still get another key.
+func derive(key, header []byte, context [][]byte) (sealing, commitment []byte, err error) {
 	prk, err := hkdf.Extract(sha256.New, key, header[len(header)-saltBytes:])
 	if err != nil {
 		return nil, nil, fmt.Errorf("derive sealing key: %w", err)
 	}
 	defer clear(prk)
-	sealing, err := hkdf.Expand(sha256.New, prk, info(labelSealingKey, bound), 32)
-	if err != nil {
+	bound := binding(header, context)
+	if sealing, err = hkdf.Expand(sha256.New, prk, info(labelSealingKey, bound), keyBytes); err != nil {
 		return nil, nil, fmt.Errorf("derive sealing key: %w", err)
 	}
-	defer clear(sealing)
-	commitment, err := hkdf.Expand(sha256.New, prk, info(labelCommitment, bound), commitmentBytes)
-	if err != nil {
+	if commitment, err = hkdf.Expand(sha256.New, prk, info(labelCommitment, bound), commitmentBytes); err != nil {
 		return nil, nil, fmt.Errorf("derive key commitment: %w", err)
 	}
-	block, err := aes.NewCipher(sealing)
-	if err != nil {
-		return nil, nil, fmt.Errorf("derive sealing key: %w", err)
-	}
-	// The module draws the nonces: a counter of ours would repeat after a restored
-	// snapshot or with two writers, which is fatal for GCM.
-	aead, err := cipher.NewGCMWithRandomNonce(block)
-	if err != nil {
-		return nil, nil, fmt.Errorf("derive sealing key: %w", err)
-	}
-	return aead, commitment, nil
+	return sealing, commitment, nil
 }
 
+// newAEAD lets the standard library draw the nonces. A counter of ours would repeat
+// after a restored snapshot or with two writers, which is fatal for GCM.
+func newAEAD(sealing []byte) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(sealing)
+	if err != nil {
+		return nil, fmt.Errorf("set up AES: %w", err)
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		return nil, fmt.Errorf("set up GCM: %w", err)
+	}
+	return aead, nil
+}
+
+// info is what HKDF-Expand gets: a label, then the fields in bound.
 func info(label string, bound []byte) string {
 	return string(append(appendField(nil, label), bound...))
 }
