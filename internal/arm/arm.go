@@ -52,7 +52,11 @@ type Request struct {
 	Caller     Caller
 	ID         ResourceID // of the resource or collection the path names
 	APIVersion string
-	Body       json.RawMessage // valid JSON, or nil when there was none
+	// Body is what was sent, of at most MaxBodyBytes; nil when there was none.
+	// Decode checks and reads it: only then is it known to be JSON.
+	Body json.RawMessage
+
+	params map[string]string
 }
 
 // Response is what a handler answers. A nil Body is an empty answer.
@@ -62,13 +66,29 @@ type Response struct {
 	ETag   string
 }
 
-// Route is one operation of a resource type.
-type Route struct {
-	Method  string
-	Pattern string // from the provider's types on, as in docs; see Router.Handle
-	Action  string // the permission it needs, such as Microsoft.FluidRelay/fluidRelayServers/read
-	Handle  func(ctx context.Context, r *Request) (*Response, error)
+// Provider is one resource provider's part of the surface.
+type Provider struct {
+	Namespace string   // such as Microsoft.FluidRelay
+	Versions  []string // the api-versions it serves, oldest first; none: every well-formed one
+	Routes    []Route
 }
 
-// ResourceID is a parsed ARM resource id.
-type ResourceID struct{ todo int }
+// Route is one operation of a resource type.
+type Route struct {
+	Method string
+	// Pattern is the whole path as in docs, from the slash on; parameters are whole
+	// segments in braces. InGroup and InSubscription begin most of them. The
+	// parameters {subscription} and {group} are checked by the router.
+	Pattern string
+	// Action is the permission it needs, such as
+	// Microsoft.FluidRelay/fluidRelayServers/read. Empty: every authenticated caller
+	// may; the handler then shows only what the caller may see.
+	Action string
+	Handle func(ctx context.Context, r *Request) (*Response, error)
+}
+
+// What patterns begin with.
+const (
+	InSubscription = "/subscriptions/{subscription}"
+	InGroup        = InSubscription + "/resourceGroups/{group}"
+)

@@ -1,0 +1,208 @@
+package arm
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// Param returns a parameter of the route's pattern, with the letters of the path.
+func (r *Request) Param(name string) string { return r.params[name] }
+
+// Decode reads the body, one JSON object, into v. Unknown members are ignored. The
+// error is an *Error InvalidRequestContent that says where the trouble is.
+func (r *Request) Decode(v any) error {
+	if err := DecodeObject(r.Body, v); err != nil {
+		return &Error{Status: 400, Code: "InvalidRequestContent", Message: fmt.Sprintf("The request content was invalid and could not be deserialized: '%v'.", err)}
+	}
+	return nil
+}
+
+// DecodeObject reads one JSON object and nothing after it. The error is fit for the
+// client: it says what is wrong and where.
+func DecodeObject(raw []byte, v any) error {
+	if len(bytes.TrimLeft(raw, " \t\r\n")) == 0 {
+		return errors.New("the body is empty; a JSON object is needed")
+	}
+	if !utf8.Valid(raw) {
+		return errors.New("the body is not UTF-8")
+	}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	if first := bytes.TrimLeft(raw, " \t\r\n")[0]; first != '{' && json.Valid(raw) {
+		return errors.New("the body is not a JSON object")
+	}
+	if err := d.Decode(v); err != nil {
+		return explain(raw, err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("there is more after the JSON object, %s", position(raw, d.InputOffset()))
+	}
+	return nil
+}
+
+func explain(raw []byte, err error) error {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax):
+		return fmt.Errorf("%v, %s", syntax, position(raw, syntax.Offset))
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("unexpected end of JSON input, %s", position(raw, int64(len(raw))))
+	case errors.As(err, &kind):
+		return fmt.Errorf("a JSON %s cannot be the value of '%s', %s", kind.Value, kind.Field, position(raw, kind.Offset))
+	}
+	return err
+}
+
+// position counts from 1, in bytes.
+func position(raw []byte, offset int64) string {
+	before := raw[:min(max(offset, 0), int64(len(raw)))]
+	line := bytes.Count(before, []byte("\n")) + 1
+	column := len(before) - (bytes.LastIndexByte(before, '\n') + 1)
+	return fmt.Sprintf("line %d, position %d", line, max(column, 1))
+}
+
+// MergePatch applies a JSON merge patch (RFC 7396) to v: members of patch replace
+// those of v, null removes them, objects merge. An error is fit for the client.
+func MergePatch[T any](v T, patch json.RawMessage) (T, error) {
+	var merged T
+	base, err := json.Marshal(v)
+	if err != nil {
+		return merged, fmt.Errorf("encode %T: %w", v, err)
+	}
+	target, err := generic(base)
+	if err != nil {
+		return merged, err
+	}
+	change, err := generic(patch)
+	if err != nil {
+		return merged, explain(patch, err)
+	}
+	out, err := json.Marshal(mergeValue(target, change))
+	if err != nil {
+		return merged, err
+	}
+	if err := json.Unmarshal(out, &merged); err != nil {
+		var kind *json.UnmarshalTypeError
+		if errors.As(err, &kind) {
+			return merged, fmt.Errorf("a JSON %s cannot be the value of '%s'", kind.Value, kind.Field)
+		}
+		return merged, err
+	}
+	return merged, nil
+}
+
+// generic decodes with numbers kept as written.
+func generic(raw []byte) (any, error) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	var v any
+	err := d.Decode(&v)
+	return v, err
+}
+
+func mergeValue(target, patch any) any {
+	changes, ok := patch.(map[string]any)
+	if !ok {
+		return patch
+	}
+	members, ok := target.(map[string]any)
+	if !ok {
+		members = map[string]any{}
+	}
+	for name, change := range changes {
+		if change == nil {
+			delete(members, name)
+		} else {
+			members[name] = mergeValue(members[name], change)
+		}
+	}
+	return members
+}
+
+// Precondition checks If-Match and If-None-Match of a write against the resource's
+// ETag, empty when there is no resource; 412. (RFC 9110, 13.1, as ARM narrows it.)
+func (r *Request) Precondition(etag string) error {
+	failed := func(what string) error {
+		return &Error{Status: 412, Code: "PreconditionFailed", Message: fmt.Sprintf("The condition '%s' of the request is not met: %s.", what, r.ID)}
+	}
+	match, none := r.HTTP.Header.Values("If-Match"), r.HTTP.Header.Values("If-None-Match")
+	if len(match) > 0 && !matches(match, etag) {
+		return failed("If-Match")
+	}
+	if len(none) > 0 && matches(none, etag) {
+		return failed("If-None-Match")
+	}
+	return nil
+}
+
+func matches(header []string, etag string) bool {
+	for _, line := range header {
+		for tag := range strings.SplitSeq(line, ",") {
+			tag = strings.TrimSpace(tag)
+			if etag != "" && (tag == "*" || strings.TrimPrefix(tag, "W/") == etag) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// NewETag returns a fresh ETag, quotes included.
+func NewETag() string { return `"` + newGUID() + `"` }
+
+// pageItems is how many items a list shows at once.
+const pageItems = 100
+
+// List is the shape of ARM's lists.
+type List[T any] struct {
+	Value    []T    `json:"value"`
+	NextLink string `json:"nextLink,omitempty"`
+}
+
+// Page answers with the page of items that r asks for. key is unique to an item and
+// does not change; items are shown in its order, so an item that comes or goes between two
+// pages moves no other.
+func Page[T any](r *Request, items []T, key func(T) string) (*Response, error) {
+	slices.SortFunc(items, func(a, b T) int { return strings.Compare(key(a), key(b)) })
+	query := r.HTTP.URL.Query()
+	after, err := base64.RawURLEncoding.DecodeString(query.Get("$skipToken"))
+	if err != nil {
+		return nil, &Error{Status: 400, Code: "InvalidSkipToken", Message: "The $skipToken is not one that a nextLink of this list has."}
+	}
+	if len(after) > 0 {
+		items = slices.DeleteFunc(items, func(v T) bool { return key(v) <= string(after) })
+	}
+	list := List[T]{Value: items}
+	if list.Value == nil {
+		list.Value = []T{}
+	}
+	if len(items) > pageItems {
+		list.Value = items[:pageItems]
+		query.Set("$skipToken", base64.RawURLEncoding.EncodeToString([]byte(key(items[pageItems-1]))))
+		next := url.URL{Scheme: "https", Host: r.HTTP.Host, Path: r.HTTP.URL.Path, RawPath: r.HTTP.URL.RawPath, RawQuery: query.Encode()}
+		list.NextLink = next.String()
+	}
+	return &Response{Body: list}, nil
+}
+
+// ErrResourceNotFound is the 404 of a resource.
+func ErrResourceNotFound(id ResourceID) *Error {
+	types := strings.Join(append([]string{id.Namespace}, id.Types...), "/")
+	return &Error{Status: http.StatusNotFound, Code: "ResourceNotFound", Message: fmt.Sprintf(
+		"The Resource '%s/%s' under resource group '%s' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix",
+		types, strings.Join(id.Names, "/"), id.ResourceGroup)}
+}
+
+// ErrResourceGroupNotFound is the 404 of a resource group.
+func ErrResourceGroupNotFound(name string) *Error {
+	return &Error{Status: http.StatusNotFound, Code: "ResourceGroupNotFound", Message: fmt.Sprintf("Resource group '%s' could not be found.", name)}
+}
