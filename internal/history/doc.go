@@ -5,5 +5,15 @@
 //
 // Invariants: a commit is visible only once its ack is in the log; an object is
 // durable before an id of it is given out; a handle that does not resolve fails
-// the upload. It knows nothing of HTTP, sockets or tokens.
+// the upload; what a summary holds in all (bytes, entries, depth) is bounded
+// however often it refers to parts of earlier ones. It knows nothing of HTTP,
+// sockets or tokens.
+//
+// Where things are: object.go has the objects and their ids; upload.go takes a
+// summary in, download.go gives one out; judge.go decides about summarize ops with
+// the help of protocol.go, which replays the quorum; ops.go reads the log;
+// state.go follows it. docs/formats/history.md has every field.
+//
+// The rules are those of the Fluid reference service (gitrest, historian and the
+// "scribe" lambda of microsoft/FluidFramework).
 package history

@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"time"
 
 	"github.com/tidelock/tidelock/internal/custody"
+	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/sequencer"
 	"github.com/tidelock/tidelock/internal/store"
 )
@@ -17,58 +20,131 @@ var (
 	ErrBadSummary = errors.New("history: bad summary")
 )
 
+// The limits of a document. Bytes are Azure Fluid Relay's published limits; the
+// others stop a summary of few bytes from unfolding into one of many.
+const (
+	MaxUploadBytes   = 28 << 20 // of one upload's JSON, or of one attachment blob
+	MaxDocumentBytes = 95 << 20 // of all blobs of a summary, each counted where it is
+	MaxEntries       = 100_000  // of a summary: trees and blobs
+	MaxDepth         = 64       // of its trees
+	MaxNameBytes     = 512      // of one path segment, decoded
+	MaxLogTailOps    = 2000     // carried in a summary; loaders fetch the rest
+	maxLogTailBytes  = 2 << 20
+	maxCommits       = 1000 // listed at once
+)
+
 // Document is the history of one document. It is safe for concurrent use.
-type Document struct{ todo int }
-
-// New returns the history of the document whose keys these are.
-func New(keys *custody.Document, st store.Store) *Document { panic("todo") }
-
-// State is what the log says of summaries; it is kept in the relay's checkpoint
-// and advanced by Apply.
-type State struct {
-	Head    string                  `json:"head"`    // commit id of the newest accepted summary
-	Pending []sequencer.SequencedOp `json:"pending"` // summarize ops without ack or nack yet, in order
+type Document struct {
+	keys keys
+	st   store.Store
 }
 
-// Apply advances the state by one sequenced op: a summarize op becomes pending, an
-// ack or nack settles it, an ack moves the head. All other ops change nothing.
-func (s *State) Apply(op sequencer.SequencedOp) { panic("todo") }
+// keys is what history needs of *custody.Document.
+type keys interface {
+	Handle() envelope.DocumentHandle
+	Name(kind envelope.Kind, id string) envelope.Name
+	SealObject(kind envelope.Kind, id string, plaintext []byte) (store.Object, error)
+	OpenObject(kind envelope.Kind, id string, s envelope.Sealed) ([]byte, error)
+	OpenRecords(r store.Range) ([]custody.Batch, custody.Tail, error)
+}
+
+// New returns the history of the document whose keys these are.
+func New(keys *custody.Document, st store.Store) *Document { return &Document{keys: keys, st: st} }
 
 // Initial is what a document is created with.
 type Initial struct {
 	Summary        json.RawMessage // .app content, in the 2.x or the 1.x format
-	SequenceNumber sequencer.Seq
+	SequenceNumber sequencer.Seq   // must be 0: a document's ops begin at 1
 	Values         json.RawMessage // quorum values: [[key, value], ...]
 	AnyBinary      bool            // the 2.x format: enableAnyBinaryBlobOnFirstSummary
 }
 
 // Create stores the first summary, durably, and returns its commit id.
 // ErrBadSummary (wrapped).
-func (d *Document) Create(ctx context.Context, in Initial) (commit string, err error) { panic("todo") }
-
-// Verdict is the answer to a summarize op: contents and data of a summaryAck or
-// summaryNack, ready for sequencer.Server.
-type Verdict struct {
-	Type     string // sequencer.TypeSummaryAck or TypeSummaryNack
-	Contents json.RawMessage
-	Data     json.RawMessage // contents as a JSON string literal
+func (d *Document) Create(ctx context.Context, in Initial) (commit string, err error) {
+	if in.SequenceNumber != 0 {
+		return "", fmt.Errorf("%w: sequenceNumber %d; a new document begins at 0", ErrBadSummary, in.SequenceNumber)
+	}
+	p, err := newProtocol(in.Values)
+	if err != nil {
+		return "", err
+	}
+	b := d.newBatch()
+	var app entry
+	if in.AnyBinary {
+		app, err = b.addWholeTree(ctx, in.Summary)
+	} else {
+		app, err = b.addClassicTree(ctx, in.Summary)
+	}
+	if err != nil {
+		return "", err
+	}
+	protocol, err := b.addProtocol(ctx, p)
+	if err != nil {
+		return "", err
+	}
+	root, err := b.addTree(ctx, []entry{app.as(appName), protocol.as(protocolName)})
+	if err != nil {
+		return "", err
+	}
+	c := version{Tree: root.ID, Message: "New document", Date: time.Now().UnixMilli()}
+	if commit, err = b.addCommit(ctx, c); err != nil {
+		return "", err
+	}
+	return commit, b.put(ctx)
 }
 
-// Judge decides about a pending summarize op against the head before it, and on
-// acceptance stores the commit durably. It may be repeated after a crash. An error
-// means that it could not decide (storage, keys): the op stays pending.
-func (d *Document) Judge(ctx context.Context, head string, op sequencer.SequencedOp) (Verdict, error) {
-	panic("todo")
+// PutBlob stores an attachment blob, durably, and returns its id, which is the one
+// git would give it. ErrBadSummary (wrapped) if it is too large.
+func (d *Document) PutBlob(ctx context.Context, content []byte) (id string, err error) {
+	if len(content) > MaxUploadBytes {
+		return "", fmt.Errorf("%w: blob of %d bytes, over the limit of %d", ErrBadSummary, len(content), MaxUploadBytes)
+	}
+	b := d.newBatch()
+	e, err := b.addBlob(ctx, content)
+	if err != nil {
+		return "", err
+	}
+	return e.ID, b.put(ctx)
 }
 
-// AppendOp appends op to the plaintext of a log record: [uint32 big-endian length][op JSON].
-func AppendOp(b []byte, op sequencer.SequencedOp) []byte { panic("todo") }
+// Blob returns the content of a blob of a summary or an attachment. ErrNotFound.
+func (d *Document) Blob(ctx context.Context, id string) ([]byte, error) {
+	return d.load(ctx, blobObject, id)
+}
 
-// SplitOps returns the JSON of each op of a record's plaintext; the slices share b.
-func SplitOps(b []byte) ([]json.RawMessage, error) { panic("todo") }
+// Commit is one version of a document.
+type Commit struct {
+	ID      string
+	Tree    string
+	Parents []string // none for the first one, else one
+	Message string
+	Date    time.Time
+}
 
-// Ops returns the ops with from < seq < to in order, as one JSON array, at most
-// limit of them and about maxBytes.
-func (d *Document) Ops(ctx context.Context, from, to sequencer.Seq, limit, maxBytes int) ([]byte, error) {
-	panic("todo")
+// Commit returns one version. ErrNotFound.
+func (d *Document) Commit(ctx context.Context, id string) (Commit, error) {
+	c, err := d.loadCommit(ctx, id)
+	if err != nil {
+		return Commit{}, err
+	}
+	return Commit{ID: id, Tree: c.Tree, Parents: c.Parents, Message: c.Message, Date: time.UnixMilli(c.Date).UTC()}, nil
+}
+
+// Commits returns the version from and those before it, newest first, at most
+// count (and at most 1000) of them. ErrNotFound if there is no from.
+func (d *Document) Commits(ctx context.Context, from string, count int) ([]Commit, error) {
+	var found []Commit
+	for count = min(count, maxCommits); len(found) < count; {
+		c, err := d.Commit(ctx, from)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, c)
+		if len(c.Parents) == 0 {
+			break
+		}
+		from = c.Parents[0]
+	}
+	return found, nil
 }
