@@ -2,7 +2,10 @@ package custody
 
 import (
 	"context"
+	"crypto/subtle"
+	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/tidelock/tidelock/internal/envelope"
@@ -38,48 +41,54 @@ type Config struct {
 }
 
 // Keeper keeps the keys of all resources. It is safe for concurrent use.
-type Keeper struct{ todo int }
+type Keeper struct {
+	c    Config
+	ctx  context.Context //nolint:containedctx // the life of the watches, ended by Close
+	stop context.CancelFunc
+	wg   sync.WaitGroup // watches
+
+	mu      sync.Mutex // guards all below, and the fields of root and watch; never held across I/O
+	closed  bool
+	roots   map[envelope.ResourceID]*root
+	watches map[watchKey]*watch
+	loading map[envelope.ResourceID]chan struct{} // closed when the load is over
+}
+
+// root is what is known of one resource's root key. Guarded by Keeper.mu.
+type root struct {
+	id        envelope.ResourceID
+	rec       *wrapRecord
+	watch     *watch
+	key       envelope.RootKey // wiped unless loaded
+	loaded    bool
+	mismatch  time.Time // since when the key store gives a key that is not this one; zero: it does not
+	compared  time.Time // when that was last seen
+	documents map[*Document]struct{}
+}
 
 // New returns a keeper.
-func New(c Config) *Keeper { panic("todo") }
+func New(c Config) *Keeper {
+	ctx, stop := context.WithCancel(context.Background())
+	return &Keeper{
+		c:       c,
+		ctx:     ctx,
+		stop:    stop,
+		roots:   map[envelope.ResourceID]*root{},
+		watches: map[watchKey]*watch{},
+		loading: map[envelope.ResourceID]chan struct{}{},
+	}
+}
 
 // Close wipes all keys; every Document ends.
-func (k *Keeper) Close() { panic("todo") }
-
-// Problem is one thing that keeps a key from being used.
-type Problem struct {
-	Code    string // KeyNotFound, KeyTypeNotRsa, KeySizeUnsupported, KeyOpsMissing, KeyDisabled, KeyExpired, ...
-	Message string // says what is wrong and what to do
-}
-
-// CheckError holds every failed check of a key, at least one.
-type CheckError struct{ Problems []Problem }
-
-func (e *CheckError) Error() string { panic("todo") }
-
-// Check tries whether a key can protect a resource, by using it as its identity
-// would: get, wrap a probe, unwrap, compare. It changes nothing. The error is a
-// *CheckError. The service-managed key is always fine.
-func (k *Keeper) Check(ctx context.Context, s Settings) error { panic("todo") }
-
-// Create checks s, makes the root key of a new resource and stores it wrapped, in
-// one write with also. *CheckError, store.ErrConflict.
-func (k *Keeper) Create(ctx context.Context, r envelope.ResourceID, s Settings, also ...store.RowWrite) error {
-	panic("todo")
-}
-
-// Update checks s, unwraps the root key with the key it has (which must be enabled
-// and unexpired), wraps it with the new one, unwraps that and compares, and
-// stores the new record in one write with also. No data moves. An update to the
-// same settings checks them and writes also.
-func (k *Keeper) Update(ctx context.Context, r envelope.ResourceID, s Settings, also ...store.RowWrite) error {
-	panic("todo")
-}
-
-// Delete destroys all keys of a resource, in one write with also; it needs no key
-// store. Open documents end. What is left of them cannot be opened again.
-func (k *Keeper) Delete(ctx context.Context, r envelope.ResourceID, also ...store.RowWrite) error {
-	panic("todo")
+func (k *Keeper) Close() {
+	k.mu.Lock()
+	k.closed = true
+	for _, r := range k.roots {
+		k.forget(r, stoppingError())
+	}
+	k.stop()
+	k.mu.Unlock()
+	k.wg.Wait()
 }
 
 // State of a resource's key.
@@ -95,7 +104,7 @@ const (
 
 // Status is what is known of a resource's key.
 type Status struct {
-	State     State
+	State     State  // empty when the key was not needed since the start
 	Reason    string // KeyDisabled, AccessDenied, ...; empty when healthy
 	Since     time.Time
 	LastProof time.Time
@@ -103,11 +112,249 @@ type Status struct {
 }
 
 // Status returns the present state; it asks no key store.
-func (k *Keeper) Status(r envelope.ResourceID) Status { panic("todo") }
+func (k *Keeper) Status(r envelope.ResourceID) Status {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	root := k.roots[r]
+	if root == nil {
+		return Status{}
+	}
+	w := root.watch
+	s := Status{State: w.state, Reason: w.reason, Since: w.since, LastProof: w.lastProof, KeyID: root.rec.KeyID}
+	if !root.mismatch.IsZero() && (w.state != Unusable || w.reason == reasonLease) {
+		s.State, s.Reason, s.Since = Unusable, reasonMismatch, root.mismatch
+	}
+	return s
+}
 
 // Admit says whether the resource's data may be served now: nil, or an
 // *UnusableError. It loads and unwraps the root key when that is not in memory.
-func (k *Keeper) Admit(ctx context.Context, r envelope.ResourceID) error { panic("todo") }
+// Other errors are the store's, store.ErrNotFound (wrapped) for an unknown resource
+// among them.
+func (k *Keeper) Admit(ctx context.Context, r envelope.ResourceID) error {
+	_, err := k.lock(ctx, r)
+	if err == nil {
+		k.mu.Unlock()
+	}
+	return err
+}
+
+// lock returns the resource's root with its key loaded under a valid lease, and
+// k.mu held; after an error k.mu is not held.
+func (k *Keeper) lock(ctx context.Context, r envelope.ResourceID) (*root, error) {
+	for {
+		k.mu.Lock()
+		if k.closed {
+			k.mu.Unlock()
+			return nil, stoppingError()
+		}
+		if root := k.roots[r]; root != nil {
+			if err := root.refusal(); err != nil {
+				k.mu.Unlock()
+				return nil, err
+			}
+			if root.loaded && root.watch.lease.valid() {
+				return root, nil
+			}
+		}
+		other := k.loading[r]
+		if other == nil {
+			done := make(chan struct{})
+			k.loading[r] = done
+			k.mu.Unlock()
+			err := k.load(ctx, r)
+			k.mu.Lock()
+			delete(k.loading, r)
+			close(done)
+			k.mu.Unlock()
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		k.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// load reads the wrap record and asks the key store to unwrap it. Without an error
+// there is something new to look at in k.roots.
+func (k *Keeper) load(ctx context.Context, r envelope.ResourceID) error {
+	rec, _, err := k.readRecord(ctx, r)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	if k.closed {
+		k.mu.Unlock()
+		return nil
+	}
+	known := k.roots[r]
+	if known != nil && known.rec.Generation != rec.Generation {
+		k.forget(known, leaseError())
+		known = nil
+	}
+	if known == nil {
+		known = k.attach(r, rec)
+	}
+	k.mu.Unlock()
+
+	key, found := k.examine(ctx, r, rec, forStart)
+	if found.verdict != proof && ctx.Err() != nil {
+		return ctx.Err() // it was the caller who gave up, not the key store
+	}
+
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.roots[r] != known || known.rec.Generation != rec.Generation {
+		key.Wipe() // deleted or updated meanwhile
+		return nil
+	}
+	known.learn(key, found)
+	if known.loaded {
+		return nil
+	}
+	if err := known.refusal(); err != nil {
+		return err
+	}
+	// Others go on under the lease that their watch has; this key is not in memory,
+	// and the key store does not give it now.
+	return outageError(time.Now())
+}
+
+// learn takes in what examine found about this root's record; the key is root's
+// from here on.
+func (r *root) learn(key envelope.RootKey, found evidence) {
+	switch found.verdict {
+	case mismatch:
+		if r.mismatch.IsZero() {
+			r.mismatch = time.Now()
+			r.watch.k.c.Log.Error("root key does not match its commitment", "kid", r.rec.KeyID, "generation", r.rec.Generation)
+		}
+		r.compared = time.Now()
+		r.end(r.mismatchError())
+	case proof:
+		r.mismatch = time.Time{}
+		r.watch.learn(found)
+		if !r.loaded && r.watch.lease.valid() {
+			r.key, r.loaded = key, true
+			return
+		}
+	case refusal, outage:
+		r.watch.learn(found)
+	}
+	key.Wipe()
+}
+
+// refusal is why the root may not be used now; nil when it may, or when the key
+// store must be asked to find out.
+func (r *root) refusal() error {
+	if err := r.watch.refusal(); err != nil {
+		return err
+	}
+	if !r.mismatch.IsZero() && time.Since(r.compared) < RecoverEvery {
+		return r.mismatchError()
+	}
+	return nil
+}
+
+func (r *root) mismatchError() *UnusableError {
+	return &UnusableError{Reason: reasonMismatch, Since: r.mismatch, RetryAfter: retryRevoked, Revoked: true,
+		Close: time.Since(r.mismatch) >= Hold}
+}
+
+// end wipes the root's key and ends its documents.
+func (r *root) end(err error) {
+	r.key.Wipe()
+	r.key, r.loaded = envelope.RootKey{}, false
+	for d := range r.documents {
+		d.end(err)
+	}
+	clear(r.documents)
+}
+
+// attach makes the root for rec and puts it on its watch.
+func (k *Keeper) attach(id envelope.ResourceID, rec *wrapRecord) *root {
+	r := &root{id: id, rec: rec, watch: k.watchFor(rec), documents: map[*Document]struct{}{}}
+	k.roots[id] = r
+	r.watch.members[r] = struct{}{}
+	return r
+}
+
+// forget ends a root and drops it.
+func (k *Keeper) forget(r *root, err error) {
+	r.end(err)
+	r.watch.leave(r)
+	delete(k.roots, r.id)
+}
+
+// examine asks the key store about one wrap record: is its key as it should be, and
+// does it unwrap to the root key that was committed to? The key is valid only with
+// the verdict proof.
+func (k *Keeper) examine(ctx context.Context, id envelope.ResourceID, rec *wrapRecord, why reason) (envelope.RootKey, evidence) {
+	u := k.kek(rec.Identity, rec.kid.IsZero(), why)
+	var found evidence
+	described, describeErr := u.describe(ctx, rec.kid)
+	if describeErr == nil {
+		found.described, found.expires = true, described.Expires
+		// Key Vault unwraps with an expired key, and shows a disabled one: what it
+		// says about the key counts, not only whether it works.
+		if found.reason, found.final = unfit(described, time.Now()); found.reason != "" {
+			found.verdict = refusal
+			return envelope.RootKey{}, found
+		}
+	}
+	found.asked = time.Now()
+	material, err := u.unwrap(ctx, rec.wrapped())
+	defer clear(material)
+	if err != nil {
+		found.judge(err)
+		// Without permission to get, unwrap alone decides. Any other refusal stands,
+		// though unwrap had no answer.
+		var d evidence
+		if describeErr != nil && found.verdict == outage {
+			if d.judge(describeErr); d.verdict == refusal && d.reason != reasonAccessDenied {
+				found.verdict, found.reason, found.dns = d.verdict, d.reason, d.dns
+			}
+		}
+		return envelope.RootKey{}, found
+	}
+	key, err := envelope.ParseRootKey(material)
+	if err != nil {
+		found.verdict = mismatch
+		return envelope.RootKey{}, found
+	}
+	if !committed(key, id, rec) {
+		key.Wipe()
+		found.verdict = mismatch
+		return envelope.RootKey{}, found
+	}
+	found.verdict = proof
+	return key, found
+}
+
+func committed(key envelope.RootKey, id envelope.ResourceID, rec *wrapRecord) bool {
+	c := key.Commitment(id, rec.Epoch)
+	return subtle.ConstantTimeCompare(c[:], rec.Commitment) == 1
+}
+
+// unfit says what in a key's own attributes forbids its use now; final when it needs
+// no second look.
+func unfit(key keystore.Key, now time.Time) (reason string, final bool) {
+	switch {
+	case !key.Enabled:
+		return reasonDisabled, false
+	case !key.Expires.IsZero() && !now.Before(key.Expires):
+		return reasonExpired, true
+	case now.Before(key.NotBefore):
+		return reasonNotYetValid, true
+	}
+	return "", false
+}
 
 // UnusableError says why a resource's data cannot be served, and until when to wait.
 type UnusableError struct {
@@ -118,6 +365,78 @@ type UnusableError struct {
 	Close      bool // revoked for longer than Hold: clients are told to go away for good
 }
 
-func (e *UnusableError) Error() string { panic("todo") }
+func (e *UnusableError) Error() string { return "custody: the key is unusable: " + e.Reason }
 
-var _ = context.Background
+// The reasons. They are shown to clients and operators and never change meaning.
+const (
+	reasonDisabled     = "KeyDisabled"
+	reasonExpired      = "KeyExpired"
+	reasonNotYetValid  = "KeyNotYetValid"
+	reasonDeleted      = "KeyDeleted"
+	reasonVaultDeleted = "VaultDeleted"
+	reasonAccessDenied = "AccessDenied"
+	reasonUnclassified = "AccessDeniedUnclassified"
+	reasonFirewall     = "FirewallDenied"
+	reasonIdentity     = "IdentityUnavailable"
+	reasonMismatch     = "KeyMismatch"        // the key store gave another key than the one wrapped
+	reasonUnreachable  = "UnreachableTimeout" // no answer for longer than Grace, or none yet
+	reasonLease        = "LeaseExpired"       // nobody asked the key store in time: this process was stuck
+	reasonStopping     = "Stopping"           // this process stops
+)
+
+// How long clients are told to wait.
+const (
+	retrySuspect = ConfirmAfter
+	retryOutage  = 30 * time.Second
+	retryRevoked = 60 * time.Second
+)
+
+func outageError(since time.Time) *UnusableError {
+	return &UnusableError{Reason: reasonUnreachable, Since: since, RetryAfter: retryOutage}
+}
+
+func leaseError() *UnusableError {
+	return &UnusableError{Reason: reasonLease, Since: time.Now(), RetryAfter: retrySuspect}
+}
+
+func stoppingError() *UnusableError {
+	return &UnusableError{Reason: reasonStopping, Since: time.Now(), RetryAfter: retrySuspect}
+}
+
+// reasonOf maps a considered refusal to its reason.
+func reasonOf(e *keystore.Error) string {
+	switch e.Class {
+	case keystore.Denied:
+		return reasonAccessDenied
+	case keystore.Firewall:
+		return reasonFirewall
+	case keystore.Disabled:
+		return reasonDisabled
+	case keystore.Expired:
+		return reasonExpired
+	case keystore.NotFound:
+		return reasonDeleted
+	case keystore.VaultNotFound:
+		return reasonVaultDeleted
+	case keystore.IdentityFailed:
+		return reasonIdentity
+	case keystore.Invalid:
+		return reasonMismatch
+	case keystore.DeniedUnclassified, keystore.Unreachable, keystore.Throttled:
+	}
+	return reasonUnclassified
+}
+
+// judge turns a failed call into evidence.
+func (e *evidence) judge(err error) {
+	var answer *keystore.Error
+	if !errors.As(err, &answer) || answer.Outage() {
+		e.verdict = outage
+		return
+	}
+	e.verdict, e.reason = refusal, reasonOf(answer)
+	e.dns = answer.Class == keystore.VaultNotFound && answer.Status == 0
+	if answer.Class == keystore.Invalid && answer.Op == opUnwrap {
+		e.verdict = mismatch // this record is damaged; the key may serve others well
+	}
+}

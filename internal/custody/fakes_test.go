@@ -1,0 +1,346 @@
+package custody
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/keystore"
+	"github.com/tidelock/tidelock/internal/store"
+)
+
+// fakeVault is a key store whose answers a test switches. It wraps by putting the
+// version in front, so that a test can also play the attacker with the public key.
+type fakeVault struct {
+	mu       sync.Mutex
+	latest   string
+	versions map[string]keystore.Key
+	refuse   map[string]error // by "op", "op version", "op identity" or "*"; the first one set counts
+	hang     bool             // calls ignore their context until hang is taken back
+	release  chan struct{}
+	calls    []string // "reason op version identity"; reason is not known here
+}
+
+var hosts = keystore.Hosts{Suffixes: []string{"vault.example.test"}}
+
+const (
+	identityA = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/a"
+	identityB = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/b"
+	version1  = "11111111111111111111111111111111"
+	version2  = "22222222222222222222222222222222"
+)
+
+func newFakeVault() *fakeVault {
+	f := &fakeVault{versions: map[string]keystore.Key{}, refuse: map[string]error{}, release: make(chan struct{})}
+	f.addVersion(version1)
+	return f
+}
+
+func (f *fakeVault) addVersion(v string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.latest = v
+	f.versions[v] = keystore.Key{ID: keyURL(v), Type: "RSA", Bits: 3072, Operations: []string{"wrapKey", "unwrapKey"}, Enabled: true, RecoveryLevel: "Recoverable"}
+}
+
+// change changes a version's attributes.
+func (f *fakeVault) change(v string, by func(*keystore.Key)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	k := f.versions[v]
+	by(&k)
+	f.versions[v] = k
+}
+
+// set makes calls fail; nil lets them succeed again.
+func (f *fakeVault) set(what string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.refuse, what)
+	if err != nil {
+		f.refuse[what] = err
+	}
+}
+
+func (f *fakeVault) count(part string) (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.calls {
+		if strings.Contains(c, part) {
+			n++
+		}
+	}
+	return n
+}
+
+// as returns the vault as an identity sees it.
+func (f *fakeVault) as(identity string) keystore.Client { return &fakeClient{f, identity} }
+
+type fakeClient struct {
+	f        *fakeVault
+	identity string
+}
+
+func (c *fakeClient) enter(op string, key keystore.URL) (keystore.Key, error) {
+	c.f.mu.Lock()
+	if c.f.hang {
+		release := c.f.release
+		c.f.mu.Unlock()
+		<-release
+		c.f.mu.Lock()
+	}
+	defer c.f.mu.Unlock()
+	v := key.Version()
+	if v == "" {
+		v = c.f.latest
+	}
+	c.f.calls = append(c.f.calls, fmt.Sprintf("%s %s %s", op, v, c.identity))
+	for _, what := range []string{"*", op, op + " " + v, op + " " + c.identity} {
+		if err := c.f.refuse[what]; err != nil {
+			var e *keystore.Error
+			if errors.As(err, &e) {
+				with := *e
+				with.Op, with.Key = op, key
+				return keystore.Key{}, &with
+			}
+			return keystore.Key{}, err
+		}
+	}
+	k, ok := c.f.versions[v]
+	if !ok {
+		return k, &keystore.Error{Class: keystore.NotFound, Op: op, Key: key, Status: 404, Code: "KeyNotFound"}
+	}
+	if op != opGet && !k.Enabled {
+		return k, &keystore.Error{Class: keystore.Disabled, Op: op, Key: key, Status: 403, Code: "KeyDisabled"}
+	}
+	if op == opWrap && unfitForWrap(k) {
+		return k, &keystore.Error{Class: keystore.Expired, Op: op, Key: key, Status: 403, Code: "KeyExpired"}
+	}
+	return k, nil
+}
+
+func unfitForWrap(k keystore.Key) bool {
+	now := time.Now()
+	return !k.Expires.IsZero() && !now.Before(k.Expires) || now.Before(k.NotBefore)
+}
+
+func (c *fakeClient) Describe(_ context.Context, key keystore.URL) (keystore.Key, error) {
+	return c.enter(opGet, key)
+}
+
+func (c *fakeClient) Wrap(_ context.Context, key keystore.URL, material []byte) (keystore.Wrapped, error) {
+	k, err := c.enter(opWrap, key)
+	if err != nil {
+		return keystore.Wrapped{}, err
+	}
+	return keystore.Wrapped{ID: k.ID, Algorithm: keystore.Algorithm, Value: fakeWrap(k.ID.Version(), material), RequestID: "r-wrap"}, nil
+}
+
+// fakeWrap is what anyone with the public key can do.
+func fakeWrap(version string, material []byte) []byte {
+	return append([]byte(version), material...)
+}
+
+func (c *fakeClient) Unwrap(_ context.Context, w keystore.Wrapped) ([]byte, string, error) {
+	if _, err := c.enter(opUnwrap, w.ID); err != nil {
+		return nil, "", err
+	}
+	material, ok := bytes.CutPrefix(w.Value, []byte(w.ID.Version()))
+	if !ok {
+		return nil, "", &keystore.Error{Class: keystore.Invalid, Op: opUnwrap, Key: w.ID, Status: 400, Code: "BadParameter"}
+	}
+	return slices.Clone(material), "r-unwrap", nil
+}
+
+func keyURL(version string) keystore.URL {
+	u, err := keystore.ParseURL("https://contoso.vault.example.test/keys/kek", hosts)
+	if err != nil {
+		panic(err)
+	}
+	return u.WithVersion(version)
+}
+
+func refused(c keystore.Class, status int, code string) error {
+	return &keystore.Error{Class: c, Status: status, Code: code}
+}
+
+// The answers that tests use.
+var (
+	errDisabled = refused(keystore.Disabled, 403, "KeyDisabled")
+	errDenied   = refused(keystore.Denied, 403, "AccessDenied")
+	errFirewall = refused(keystore.Firewall, 403, "ForbiddenByFirewall")
+	errStrange  = refused(keystore.DeniedUnclassified, 403, "Teapot")
+	errNotFound = refused(keystore.NotFound, 404, "KeyNotFound")
+	errNoHost   = refused(keystore.VaultNotFound, 0, "")
+	errNoVault  = refused(keystore.VaultNotFound, 404, "VaultNotFound")
+	errIdentity = refused(keystore.IdentityFailed, 0, "")
+	errSilent   = refused(keystore.Unreachable, 0, "")
+	errServer   = refused(keystore.Unreachable, 503, "")
+	errThrottle = refused(keystore.Throttled, 429, "Throttled")
+)
+
+// rowStore keeps rows in memory. Faults come in two kinds: a write that is lost, and
+// one that is made but reported as failed.
+type rowStore struct {
+	store.Store // logs and objects are not custody's
+
+	mu       sync.Mutex
+	rows     map[store.RowKey]store.Row
+	failNext error // the next write fails with it
+	persist  bool  // and is made nevertheless
+	failRead error // every read fails with it
+}
+
+func newRowStore() *rowStore { return &rowStore{rows: map[store.RowKey]store.Row{}} }
+
+// clone is a copy of the disk.
+func (s *rowStore) clone() *rowStore {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := newRowStore()
+	for k, r := range s.rows {
+		c.rows[k] = r
+	}
+	return c
+}
+
+func (s *rowStore) GetRow(_ context.Context, key store.RowKey) (store.Row, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failRead != nil {
+		return store.Row{}, s.failRead
+	}
+	r, ok := s.rows[key]
+	if !ok {
+		return store.Row{}, store.ErrNotFound
+	}
+	return r, nil
+}
+
+func (s *rowStore) ListRows(_ context.Context, t store.Table, partition, after envelope.Name, limit int) ([]store.Row, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found []store.Row
+	for k, r := range s.rows {
+		if k.Table == t && k.Partition == partition && bytes.Compare(k.Name[:], after[:]) > 0 {
+			found = append(found, r)
+		}
+	}
+	sort.Slice(found, func(i, j int) bool { return bytes.Compare(found[i].Name[:], found[j].Name[:]) < 0 })
+	return found[:min(limit, len(found))], s.failRead
+}
+
+func (s *rowStore) WriteRows(_ context.Context, writes []store.RowWrite) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fail := s.failNext
+	s.failNext = nil
+	if fail != nil && !s.persist {
+		return fail
+	}
+	for _, w := range writes {
+		if !w.Expect.Met(s.rows[w.RowKey].Revision) {
+			return store.ErrConflict
+		}
+	}
+	for _, w := range writes {
+		if w.Value == nil {
+			delete(s.rows, w.RowKey)
+			continue
+		}
+		s.rows[w.RowKey] = store.Row{RowKey: w.RowKey, Value: *w.Value, Revision: s.rows[w.RowKey].Revision + 1}
+	}
+	return fail
+}
+
+// fixture is a keeper over a fake vault and a store in memory.
+type fixture struct {
+	t       *testing.T
+	vault   *fakeVault
+	store   *rowStore
+	service envelope.ServiceKey
+	log     *bytes.Buffer
+	*Keeper
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	f := &fixture{t: t, vault: newFakeVault(), store: newRowStore(), service: envelope.NewServiceKey(), log: &bytes.Buffer{}}
+	f.start()
+	t.Cleanup(func() { f.Keeper.Close() })
+	return f
+}
+
+func (f *fixture) start() {
+	f.Keeper = New(Config{
+		Store: f.store, Service: f.service, KeyStore: f.vault.as, Hosts: hosts,
+		Log: slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	})
+}
+
+// restart is a new process over the same disk.
+func (f *fixture) restart() {
+	f.Keeper.Close()
+	f.start()
+}
+
+var pinned = Settings{Key: keyURL(version1), Identity: identityA}
+
+// resource makes one under s.
+func (f *fixture) resource(s Settings) envelope.ResourceID {
+	f.t.Helper()
+	r := envelope.ResourceID{byte(len(f.store.rows) + 1), 7}
+	if err := f.Create(f.t.Context(), r, s); err != nil {
+		f.t.Fatalf("create: %v", err)
+	}
+	return r
+}
+
+// document makes one and stores it.
+func (f *fixture) document(r envelope.ResourceID) *Document {
+	f.t.Helper()
+	d, w, err := f.NewDocument(f.t.Context(), r)
+	if err != nil {
+		f.t.Fatalf("new document: %v", err)
+	}
+	if err := f.store.WriteRows(f.t.Context(), []store.RowWrite{w}); err != nil {
+		f.t.Fatalf("store document key: %v", err)
+	}
+	return d
+}
+
+func mustSeal(t *testing.T, d *Document, id, text string) store.Object {
+	t.Helper()
+	o, err := d.SealObject(envelope.KindObject, id, []byte(text))
+	if err != nil {
+		t.Fatalf("seal %s: %v", id, err)
+	}
+	return o
+}
+
+func mustOpen(t *testing.T, d *Document, id string, o store.Object, want string) {
+	t.Helper()
+	got, err := d.OpenObject(envelope.KindObject, id, o.Value)
+	if err != nil || string(got) != want {
+		t.Fatalf("open %s = %q, %v; want %q", id, got, err, want)
+	}
+}
+
+// wantUnusable checks that err is an *UnusableError for the reason.
+func wantUnusable(t *testing.T, err error, reason string) *UnusableError {
+	t.Helper()
+	var u *UnusableError
+	if !errors.As(err, &u) || u.Reason != reason {
+		t.Fatalf("got error %v, want UnusableError %s", err, reason)
+	}
+	return u
+}

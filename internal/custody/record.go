@@ -1,0 +1,185 @@
+package custody
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/keystore"
+	"github.com/tidelock/tidelock/internal/store"
+)
+
+// Tables and row ids. They are on disk (hashed): frozen.
+const (
+	tableRootKeys     = "root-keys"
+	tableDocumentKeys = "document-keys"
+	tableResources    = "resources" // names partitions only
+
+	currentID  = "current"
+	previousID = "previous/" // and the generation
+)
+
+const (
+	recordVersion  = 1
+	maxRecordBytes = 16 << 10 // the wrapped key has at most 512 B, URLs 512 B, an identity's id 2 KiB
+	maxWrapped     = 1 << 10
+	firstEpoch     = 1
+	serviceKeyID   = "service" // the key id of the service-managed key
+)
+
+// wrapRecord is a root key as it is stored: wrapped, with all that is needed to
+// unwrap it and to know that the right key came out. Field by field in
+// docs/formats/custody.md.
+//
+// RSA-OAEP authenticates nothing: who has the public key and can write to the store
+// could put a root key of his own here. Commitment pins the key, and the row is
+// sealed under the service key, so both would have to be forged.
+type wrapRecord struct {
+	Version    int       `json:"version"`
+	Resource   string    `json:"resource"` // hexadecimal
+	Epoch      uint32    `json:"epoch"`
+	Generation uint64    `json:"generation"`          // counts the records of a resource, from 1
+	KeyURL     string    `json:"keyUrl,omitempty"`    // as configured: with or without version
+	KeyID      string    `json:"kid"`                 // the version that wrapped, or "service"
+	Identity   string    `json:"identity,omitempty"`  // as whom
+	Algorithm  string    `json:"algorithm"`           // of the wrap
+	Wrapped    []byte    `json:"wrapped"`             // base64
+	Commitment []byte    `json:"commitment"`          // base64, 32 B
+	CreatedAt  time.Time `json:"createdAt"`           // RFC 3339
+	RequestID  string    `json:"requestId,omitempty"` // the key store's, of the wrap
+
+	kid keystore.URL // parsed KeyID; zero for the service-managed key
+}
+
+func (r *wrapRecord) encode() ([]byte, error) {
+	if err := r.validate(); err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(r)
+	if err == nil && len(b) > maxRecordBytes {
+		err = fmt.Errorf("%d bytes are more than %d", len(b), maxRecordBytes)
+	}
+	return b, err
+}
+
+// decodeRecord takes what encode made: nothing unknown, nothing after it.
+func decodeRecord(b []byte, hosts keystore.Hosts) (*wrapRecord, error) {
+	if len(b) > maxRecordBytes {
+		return nil, fmt.Errorf("%d bytes are more than %d", len(b), maxRecordBytes)
+	}
+	var r wrapRecord
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		return nil, err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something follows the record")
+	}
+	if err := r.validate(); err != nil {
+		return nil, err
+	}
+	if r.KeyID == serviceKeyID {
+		return &r, nil
+	}
+	var err error
+	if r.kid, err = keystore.ParseURL(r.KeyID, hosts); err != nil {
+		return nil, fmt.Errorf("kid: %w", err)
+	}
+	if r.kid.Version() == "" {
+		return nil, errors.New("kid has no version")
+	}
+	configured, err := keystore.ParseURL(r.KeyURL, hosts)
+	if err != nil {
+		return nil, fmt.Errorf("keyUrl: %w", err)
+	}
+	if configured.WithVersion("") != r.kid.WithVersion("") {
+		return nil, errors.New("keyUrl and kid name different keys")
+	}
+	return &r, nil
+}
+
+func (r *wrapRecord) validate() error {
+	id, err := hex.DecodeString(r.Resource)
+	switch {
+	case r.Version != recordVersion:
+		return fmt.Errorf("version %d is not known", r.Version)
+	case err != nil || len(id) != len(envelope.ResourceID{}):
+		return errors.New("resource is not 16 bytes in hexadecimal")
+	case r.Epoch != firstEpoch:
+		return fmt.Errorf("epoch %d is not known", r.Epoch)
+	case r.Generation == 0:
+		return errors.New("generation is 0")
+	case r.Algorithm == "" || len(r.Wrapped) == 0 || len(r.Wrapped) > maxWrapped:
+		return errors.New("algorithm or wrapped key is missing, or too long")
+	case len(r.Commitment) != 32:
+		return errors.New("commitment is not 32 bytes")
+	case (r.KeyID == serviceKeyID) != (r.KeyURL == "") || (r.KeyID == serviceKeyID) != (r.Identity == ""):
+		return errors.New("kid, keyUrl and identity do not fit together")
+	}
+	return nil
+}
+
+func (r *wrapRecord) wrapped() keystore.Wrapped {
+	return keystore.Wrapped{ID: r.kid, Algorithm: r.Algorithm, Value: r.Wrapped, RequestID: r.RequestID}
+}
+
+// partition is where everything of a resource is kept.
+func (k *Keeper) partition(r envelope.ResourceID) envelope.Name {
+	return k.c.Service.Name(tableResources, string(r[:]))
+}
+
+func (k *Keeper) recordKey(r envelope.ResourceID, id string) store.RowKey {
+	return store.RowKey{Table: tableRootKeys, Partition: k.partition(r), Name: k.c.Service.Name(tableRootKeys, id)}
+}
+
+func (k *Keeper) documentKeyRow(r envelope.ResourceID, h envelope.DocumentHandle) store.RowKey {
+	return store.RowKey{Table: tableDocumentKeys, Partition: k.partition(r), Name: k.c.Service.Name(tableDocumentKeys, string(h[:]))}
+}
+
+// readRecord reads the wrap record in force. store.ErrNotFound if the resource has
+// none, store.ErrCorrupt (wrapped) if it does not open or does not belong here.
+func (k *Keeper) readRecord(ctx context.Context, r envelope.ResourceID) (*wrapRecord, store.Row, error) {
+	key := k.recordKey(r, currentID)
+	row, err := k.c.Store.GetRow(ctx, key)
+	if err != nil {
+		return nil, store.Row{}, fmt.Errorf("read wrap record: %w", err)
+	}
+	b, err := k.c.Service.OpenRow(tableRootKeys, key.Partition, key.Name, row.Value)
+	if err != nil {
+		return nil, store.Row{}, fmt.Errorf("open wrap record: %w: %w", store.ErrCorrupt, err)
+	}
+	rec, err := decodeRecord(b, k.c.Hosts)
+	if err == nil && rec.Resource != hex.EncodeToString(r[:]) {
+		err = errors.New("it belongs to another resource")
+	}
+	if err != nil {
+		return nil, store.Row{}, fmt.Errorf("decode wrap record: %w: %w", store.ErrCorrupt, err)
+	}
+	return rec, row, nil
+}
+
+// recordWrite is the write that stores rec under id.
+func (k *Keeper) recordWrite(r envelope.ResourceID, id string, rec *wrapRecord, expect store.Expect) (store.RowWrite, error) {
+	key := k.recordKey(r, id)
+	b, err := rec.encode()
+	if err != nil {
+		return store.RowWrite{}, fmt.Errorf("encode wrap record: %w", err)
+	}
+	s, err := k.c.Service.SealRow(tableRootKeys, key.Partition, key.Name, b)
+	if err != nil {
+		return store.RowWrite{}, fmt.Errorf("seal wrap record: %w", err)
+	}
+	return store.RowWrite{RowKey: key, Value: &s, Expect: expect}, nil
+}
+
+func previousRecordID(generation uint64) string {
+	return previousID + strconv.FormatUint(generation, 10)
+}

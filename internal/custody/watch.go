@@ -1,0 +1,381 @@
+package custody
+
+import (
+	"context"
+	"math/rand/v2"
+	"strings"
+	"time"
+)
+
+const (
+	// The network rules, and refusals that we cannot read, are asked about longer than
+	// others before they count.
+	confirmUnclear     = 15 * time.Second
+	confirmUnclearHits = 3
+	// A host name that does not exist may be a resolver's mistake.
+	confirmNoSuchHost = 60 * time.Second
+	// suspicionAtMost bounds how long a key is used after its first refusal, whatever
+	// happens then: above confirmUnclear with its time-outs, well below Lease.
+	suspicionAtMost = Lease / 2
+)
+
+type verdict uint8
+
+const (
+	proof    verdict = iota + 1 // the key store unwrapped the root key
+	refusal                     // it refuses
+	outage                      // it does not answer
+	mismatch                    // it gave something else; about one record, not about the key
+)
+
+// evidence is what one look at the key store showed.
+type evidence struct {
+	verdict   verdict
+	asked     time.Time // just before the unwrap was sent; a proof counts from here
+	reason    string    // of a refusal
+	final     bool      // a refusal that needs no confirmation
+	dns       bool      // a refusal known only from the vault's missing host name
+	described bool
+	expires   time.Time // when described: zero for never
+}
+
+// watchKey groups the resources that one probe speaks for.
+type watchKey struct{ identity, kid string }
+
+// watch watches one key version as one identity sees it. Its fields are guarded by
+// Keeper.mu, except those that never change.
+type watch struct {
+	k    *Keeper
+	key  watchKey
+	kick chan struct{} // wakes run to look at the schedule again
+	stop context.CancelFunc
+
+	members   map[*root]struct{}
+	state     State // empty until the first look
+	reason    string
+	since     time.Time
+	lastProof time.Time
+	expires   time.Time // of the key; zero: never, or not known
+	refusals  int       // in a row, while suspect
+	noHost    time.Time // first failure to find the host; zero: it is found
+	faults    int       // in a row, while unreachable
+
+	lease *lease      // nil when there is no right to use the key
+	timer *time.Timer // fires when the lease ends
+}
+
+func (k *Keeper) watchFor(rec *wrapRecord) *watch {
+	key := watchKey{identity: strings.ToLower(rec.Identity), kid: rec.KeyID}
+	if w := k.watches[key]; w != nil {
+		return w
+	}
+	ctx, stop := context.WithCancel(k.ctx)
+	w := &watch{k: k, key: key, kick: make(chan struct{}, 1), stop: stop, members: map[*root]struct{}{}}
+	k.watches[key] = w
+	k.wg.Go(func() { w.run(ctx) })
+	return w
+}
+
+// leave takes a root off the watch, and ends the watch when it was the last.
+func (w *watch) leave(r *root) {
+	delete(w.members, r)
+	if len(w.members) > 0 {
+		return
+	}
+	delete(w.k.watches, w.key)
+	w.endLease()
+	w.stop()
+}
+
+func (w *watch) run(ctx context.Context) {
+	last := time.Now()
+	for {
+		timer := time.NewTimer(w.interval() - time.Since(last))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-w.kick:
+			timer.Stop()
+		case <-timer.C:
+			last = time.Now()
+			w.probe(ctx)
+		}
+	}
+}
+
+// interval is the time between the last probe and the next.
+func (w *watch) interval() time.Duration {
+	w.k.mu.Lock()
+	defer w.k.mu.Unlock()
+	switch {
+	case w.state == Suspect, w.state == Unreachable && w.faults == 1:
+		return ConfirmAfter
+	case w.state == Unreachable, w.state == Unusable:
+		return RecoverEvery
+	}
+	// Jitter keeps the nodes and keys of an installation from asking all at once.
+	return ProbeEvery*4/5 + rand.N(ProbeEvery*2/5) //nolint:gosec // a schedule, not a secret
+}
+
+// probe asks about one live wrap record; the answer speaks for all members.
+func (w *watch) probe(ctx context.Context) {
+	w.k.mu.Lock()
+	r := w.pick()
+	if r == nil {
+		w.k.mu.Unlock()
+		return
+	}
+	rec := r.rec
+	w.k.mu.Unlock()
+
+	key, found := w.k.examine(ctx, r.id, rec, forProbe)
+
+	w.k.mu.Lock()
+	defer w.k.mu.Unlock()
+	if ctx.Err() != nil || w.k.roots[r.id] != r || r.rec != rec {
+		key.Wipe() // stopped, deleted or updated meanwhile
+		return
+	}
+	r.learn(key, found)
+}
+
+// pick prefers a member whose record is known to be good, then one that has its key
+// in memory.
+func (w *watch) pick() *root {
+	var best *root
+	score := func(r *root) (n int) {
+		if r.mismatch.IsZero() {
+			n += 2
+		}
+		if r.loaded {
+			n++
+		}
+		return n
+	}
+	for r := range w.members {
+		if best == nil || score(r) > score(best) {
+			best = r
+		}
+	}
+	return best
+}
+
+// learn moves the state on.
+func (w *watch) learn(found evidence) {
+	if found.described {
+		w.expires = found.expires
+	}
+	if found.verdict == proof && !w.expires.IsZero() && !time.Now().Before(w.expires) {
+		// Permission to get was taken away, and the expiry known before that has passed.
+		found = evidence{verdict: refusal, reason: reasonExpired, final: true}
+	}
+	switch found.verdict {
+	case proof:
+		w.proven(found.asked)
+	case refusal:
+		w.refused(found)
+	case outage:
+		w.noHost = time.Time{}
+		w.unanswered()
+	case mismatch: // says nothing about the key; its lease runs on as it was
+	}
+	w.wake()
+}
+
+func (w *watch) wake() {
+	select {
+	case w.kick <- struct{}{}:
+	default:
+	}
+}
+
+func (w *watch) proven(asked time.Time) {
+	// A proof that was asked for before the last refusal, or the last proof, is news of yesterday.
+	if asked.Before(w.lastProof) || (w.state == Suspect || w.state == Unusable) && asked.Before(w.since) {
+		return
+	}
+	w.lastProof = asked
+	w.refusals, w.faults, w.noHost = 0, 0, time.Time{}
+	w.move(Healthy, "")
+	if w.lease != nil && !w.lease.valid() {
+		// The process was paused, and nobody saw the lease run out. Nothing that was
+		// opened under it goes on under the next one.
+		w.lose(leaseError())
+	}
+	w.grant(w.capped(asked.Add(Lease)))
+}
+
+func (w *watch) refused(found evidence) {
+	now := time.Now()
+	if found.dns {
+		if w.noHost.IsZero() {
+			w.noHost = now
+		}
+		if now.Sub(w.noHost) < confirmNoSuchHost {
+			w.unanswered()
+			return
+		}
+		found.final = true
+	} else {
+		w.noHost = time.Time{}
+	}
+	if w.state == Unusable {
+		w.move(Unusable, found.reason)
+		return
+	}
+	if w.state != Suspect {
+		w.refusals = 0
+		w.move(Suspect, found.reason)
+		if w.lease != nil {
+			w.lease.shorten(now.Add(suspicionAtMost))
+			w.arm()
+		}
+	}
+	w.refusals++
+	w.reason = found.reason
+	after, hits := ConfirmAfter, 2
+	if found.reason == reasonFirewall || found.reason == reasonUnclassified {
+		after, hits = confirmUnclear, confirmUnclearHits
+	}
+	if found.final || w.refusals >= hits && now.Sub(w.since) >= after {
+		w.unusable(found.reason)
+	}
+}
+
+// unanswered rides an outage out: until Grace after the last proof, never from now.
+// Once there was a refusal, silence changes nothing.
+func (w *watch) unanswered() {
+	if w.state == Unusable {
+		return
+	}
+	if w.state == Suspect {
+		// With a lease, its end decides; without one, somebody must.
+		if w.lease == nil && time.Since(w.since) >= suspicionAtMost {
+			w.unusable(w.reason)
+		}
+		return
+	}
+	if !w.lease.valid() {
+		w.unusable(reasonUnreachable)
+		return
+	}
+	w.faults++
+	w.move(Unreachable, reasonUnreachable)
+	w.lease.set(w.capped(w.lastProof.Add(Grace)))
+	w.arm()
+}
+
+// capped cuts a deadline at the key's own expiry, which holds between probes and
+// during outages too.
+func (w *watch) capped(until time.Time) time.Time {
+	if !w.expires.IsZero() && w.expires.Before(until) {
+		return w.expires
+	}
+	return until
+}
+
+// grant prolongs the lease, or begins a new one.
+func (w *watch) grant(until time.Time) {
+	if w.lease == nil {
+		w.lease = newLease(until)
+	} else {
+		w.lease.set(until)
+	}
+	w.arm()
+}
+
+// arm sets the timer to the end of the lease, so that keys are wiped then even if
+// the prober is stuck.
+func (w *watch) arm() {
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	if l := w.lease; l != nil {
+		w.timer = time.AfterFunc(max(l.left(), 0), func() { w.leaseEnded(l) })
+	}
+}
+
+func (w *watch) leaseEnded(l *lease) {
+	w.k.mu.Lock()
+	defer w.k.mu.Unlock()
+	if w.lease != l {
+		return
+	}
+	if l.valid() { // prolonged while the timer fired
+		w.arm()
+		return
+	}
+	switch {
+	case !w.expires.IsZero() && !time.Now().Before(w.expires):
+		w.unusable(reasonExpired)
+	case w.state == Suspect:
+		w.unusable(w.reason)
+	case w.state == Unreachable:
+		w.unusable(reasonUnreachable)
+	default:
+		w.unusable(reasonLease)
+	}
+}
+
+// unusable ends the lease and wipes every key under it.
+func (w *watch) unusable(reason string) {
+	w.move(Unusable, reason)
+	w.lose(w.unusableError())
+	w.wake() // the schedule is another one now
+}
+
+func (w *watch) lose(err error) {
+	w.endLease()
+	for r := range w.members {
+		r.end(err)
+	}
+}
+
+func (w *watch) endLease() {
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	if w.lease != nil {
+		w.lease.deadline.Store(0)
+	}
+	w.lease, w.timer = nil, nil
+}
+
+// move changes state and reason. Since is when the state began; for Unusable also
+// when an outage or stall became a refusal, for clients are held from there.
+func (w *watch) move(s State, reason string) {
+	if w.state == s && w.reason == reason {
+		return
+	}
+	if w.state != s || s == Unusable && !revoked(w.reason) && revoked(reason) {
+		w.since = time.Now()
+	}
+	w.k.c.Log.Info("key state", "kid", w.key.kid, "identity", w.key.identity, "from", string(w.state), "to", string(s), "reason", reason)
+	w.state, w.reason = s, reason
+}
+
+// revoked says whether a reason is the key store's word, not the lack of it.
+func revoked(reason string) bool { return reason != reasonUnreachable && reason != reasonLease }
+
+// refusal is why nothing under this key may be used now; nil when it may, or when
+// the key store must be asked to find out. While a first refusal is being confirmed,
+// what is open goes on under its lease, but nothing new is admitted.
+func (w *watch) refusal() error {
+	if w.state == Suspect || w.state == Unusable && w.reason != reasonLease {
+		return w.unusableError()
+	}
+	return nil
+}
+
+func (w *watch) unusableError() *UnusableError {
+	switch {
+	case w.reason == reasonLease:
+		return leaseError()
+	case w.state == Suspect:
+		return &UnusableError{Reason: w.reason, Since: w.since, RetryAfter: retrySuspect}
+	case !revoked(w.reason):
+		return outageError(w.since)
+	}
+	return &UnusableError{Reason: w.reason, Since: w.since, RetryAfter: retryRevoked, Revoked: true, Close: time.Since(w.since) >= Hold}
+}
