@@ -1,6 +1,7 @@
 package envelope
 
 import (
+	"bytes"
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
@@ -26,14 +27,14 @@ type RootKey struct {
 }
 
 // NewRootKey makes a random root key.
-func NewRootKey() RootKey { return RootKey{secret: newSecret(keyBytes)} }
+func NewRootKey() RootKey { return RootKey{secret: randomSecret(keyBytes)} }
 
 // ParseRootKey takes 32 bytes; it copies them.
 func ParseRootKey(b []byte) (RootKey, error) {
 	if len(b) != keyBytes {
 		return RootKey{}, errKeySize
 	}
-	return RootKey{secret: &secret{b: append([]byte(nil), b...)}}, nil
+	return RootKey{secret: newSecret(bytes.Clone(b))}, nil
 }
 
 // Use lends the key's bytes to f, which must not keep them nor wipe the key. It
@@ -91,7 +92,7 @@ func (k RootKey) UnwrapDocumentKey(s Sealed, r ResourceID, d DocumentHandle) (Do
 	if err != nil {
 		return DocumentKey{}, KeyPlace{}, err
 	}
-	return DocumentKey{secret: &secret{b: b}}, at, nil
+	return DocumentKey{secret: newSecret(b)}, at, nil
 }
 
 // DocumentKey is the 256-bit key of one document, with the naming key under
@@ -104,7 +105,7 @@ type DocumentKey struct {
 }
 
 // NewDocumentKey makes a random document key.
-func NewDocumentKey() DocumentKey { return DocumentKey{secret: newSecret(documentKeyBytes)} }
+func NewDocumentKey() DocumentKey { return DocumentKey{secret: randomSecret(documentKeyBytes)} }
 
 // Wipe overwrites the key; every copy of k is then unusable, and so are its
 // segments and segment readers. It waits for uses under way. What AES expanded for
@@ -152,7 +153,7 @@ func ParseServiceKey(b []byte) (ServiceKey, error) {
 	defer clear(naming)
 	both := make([]byte, 0, 2*keyBytes)
 	both = append(append(both, b...), naming...)
-	return ServiceKey{secret: &secret{b: both}}, nil
+	return ServiceKey{secret: newSecret(both)}, nil
 }
 
 // Use lends the key's bytes to f, which must not keep them.

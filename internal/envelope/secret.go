@@ -13,18 +13,26 @@ import (
 const redacted = "[redacted]"
 
 // secret holds the bytes of a key. It is embedded by pointer in the key types, so
-// that copies of a key are wiped together, and because fmt cannot call String
-// through an unexported field: %+v of a struct that holds a key would print an
-// array, but prints only the address of a pointer.
+// that copies of a key are wiped together.
+//
+// The bytes are behind a func because fmt cannot call String through an unexported
+// field, and whatever prints by reflection follows pointers: %+v prints an array in
+// a struct, %s (a wrong verb) even what a pointer in a struct points to. Nothing
+// looks into a func.
 type secret struct {
-	mu sync.RWMutex // guards b
-	b  []byte       // nil once wiped
+	mu    sync.RWMutex  // guards bytes and what it returns
+	bytes func() []byte // nil once wiped
 }
 
-func newSecret(size int) *secret {
+// newSecret takes b over.
+func newSecret(b []byte) *secret {
+	return &secret{bytes: func() []byte { return b }}
+}
+
+func randomSecret(size int) *secret {
 	b := make([]byte, size)
 	rand.Read(b) // never fails, see crypto/rand
-	return &secret{b: b}
+	return newSecret(b)
 }
 
 // use lends the bytes to f, which must not keep them and must not wipe the key:
@@ -35,10 +43,10 @@ func (s *secret) use(f func(b []byte) error) error {
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if s.b == nil {
+	if s.bytes == nil {
 		return ErrWiped
 	}
-	return f(s.b)
+	return f(s.bytes())
 }
 
 func (s *secret) usable() bool {
@@ -51,8 +59,10 @@ func (s *secret) wipe() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	clear(s.b)
-	s.b = nil
+	if s.bytes != nil {
+		clear(s.bytes())
+	}
+	s.bytes = nil
 }
 
 // nameUnder is HMAC-SHA-256 over the length-prefixed fields, under the naming key

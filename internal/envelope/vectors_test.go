@@ -88,7 +88,7 @@ func (v vectors) place() KeyPlace {
 }
 
 func (v vectors) documentKey() DocumentKey {
-	return DocumentKey{secret: &secret{b: bytes.Clone(v.Keys.Document)}}
+	return DocumentKey{secret: newSecret(bytes.Clone(v.Keys.Document))}
 }
 
 func (v vectors) rootKey(t testing.TB) RootKey {
@@ -145,7 +145,7 @@ func TestFormat1OpensForever(t *testing.T) {
 		if err != nil || place != at {
 			t.Fatalf("got place %v, %v; want %v", place, err, at)
 		}
-		if !bytes.Equal(got.b, v.Keys.Document) {
+		if !bytes.Equal(got.bytes(), v.Keys.Document) {
 			t.Error("another key came out")
 		}
 	})
