@@ -2,8 +2,13 @@ package vault
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
-	"net/http"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tidelock/tidelock/internal/entra"
@@ -23,58 +28,195 @@ type Config struct {
 	Log    *slog.Logger
 }
 
-// Service holds all vaults. It is safe for concurrent use.
-type Service struct{ todo int }
+// Service holds all vaults. It is safe for concurrent use. It keeps no state: a
+// row changed by another node counts at once.
+type Service struct {
+	store  store.Store
+	entra  *entra.Service
+	log    *slog.Logger
+	suffix string // with port
+	domain string // suffix without port
+	login  string
+
+	vaults   table[Vault]
+	keys     table[keyRow]
+	versions table[versionRow]
+}
 
 // New returns the service.
-func New(c Config) *Service { panic("todo") }
+func New(c Config) *Service {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	suffix := strings.ToLower(c.Suffix)
+	return &Service{
+		store: c.Store, entra: c.Entra, log: c.Log,
+		suffix: suffix, domain: withoutPort(suffix), login: strings.TrimSuffix(c.Login, "/"),
+		vaults:   newTable[Vault](c, "vaults"),
+		keys:     newTable[keyRow](c, "vault-keys"),
+		versions: newTable[versionRow](c, "vault-key-versions"),
+	}
+}
 
 // Vault is a vault as its resource provider manages it.
 type Vault struct {
-	Name       string // globally unique here; matched without case
-	ResourceID string
-	Location   string // short form
-	Directory  entra.DirectoryID
-	SKU        string // standard or premium; premium has RSA-HSM keys too
-	Policies   []Policy
+	Name       string            `json:"name"` // globally unique here; matched without case
+	ResourceID string            `json:"resourceId"`
+	Location   string            `json:"location"` // short form
+	Directory  entra.DirectoryID `json:"directory"`
+	SKU        string            `json:"sku"` // standard (also if empty) or premium; premium has RSA-HSM keys too
+	Policies   []Policy          `json:"policies"`
 	// Public network rules.
-	DefaultDeny         bool     // networkAcls.defaultAction is Deny, or public access is off
-	BypassTrusted       bool     // networkAcls.bypass has AzureServices
-	IPRules             []string // addresses or CIDR ranges
-	SoftDeleteRetention int      // days, 7 to 90
-	PurgeProtection     bool
-	Deleted             time.Time // zero unless soft-deleted
+	DefaultDeny         bool      `json:"defaultDeny"`         // networkAcls.defaultAction is Deny, or public access is off
+	BypassTrusted       bool      `json:"bypassTrusted"`       // networkAcls.bypass has AzureServices
+	IPRules             []string  `json:"ipRules"`             // addresses or CIDR ranges
+	SoftDeleteRetention int       `json:"softDeleteRetention"` // days, 7 to 90; 0 is 90
+	PurgeProtection     bool      `json:"purgeProtection"`
+	Deleted             time.Time `json:"deleted"` // zero unless soft-deleted
 }
 
 // Policy is an access policy: what a principal may do with keys.
 type Policy struct {
-	ObjectID  string
-	Directory entra.DirectoryID
-	Keys      []string // permissions as written; compared without case
+	ObjectID  string            `json:"objectId"`
+	Directory entra.DirectoryID `json:"directory"`
+	Keys      []string          `json:"keys"` // permissions as written; compared without case
 }
 
+const defaultRetentionDays = 90
+
+// vaultName is 3 to 24 letters, digits and single hyphens, a letter first.
+var vaultName = regexp.MustCompile(`^[a-z](-?[a-z0-9]){2,23}$`)
+
 // URI is the vault's address, ending in a slash.
-func (s *Service) URI(name string) string { panic("todo") }
+func (s *Service) URI(name string) string {
+	return "https://" + strings.ToLower(name) + "." + s.suffix + "/"
+}
 
 // Get finds a vault by name; a deleted one too. store.ErrNotFound.
-func (s *Service) Get(ctx context.Context, name string) (Vault, error) { panic("todo") }
+func (s *Service) Get(ctx context.Context, name string) (Vault, error) {
+	v, _, err := s.vaults.get(ctx, s.vaultKey(name))
+	if err != nil {
+		return Vault{}, fmt.Errorf("vault %s: %w", name, err)
+	}
+	return v, nil
+}
 
 // List returns all vaults, deleted ones too, by name.
-func (s *Service) List(ctx context.Context) ([]Vault, error) { panic("todo") }
+func (s *Service) List(ctx context.Context) ([]Vault, error) {
+	all, err := s.vaults.list(ctx, envelope.Name{})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(all, func(a, b Vault) int {
+		return strings.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name))
+	})
+	return all, nil
+}
 
 // Put makes or replaces a vault's settings, in one write with also. Its keys stay.
-func (s *Service) Put(ctx context.Context, v Vault, also ...store.RowWrite) error { panic("todo") }
+func (s *Service) Put(ctx context.Context, v Vault, also ...store.RowWrite) error {
+	if v.SoftDeleteRetention == 0 {
+		v.SoftDeleteRetention = defaultRetentionDays
+	}
+	if err := v.check(); err != nil {
+		return fmt.Errorf("put vault %q: %w", v.Name, err)
+	}
+	write, err := s.vaults.put(s.vaultKey(v.Name), v, store.Anything)
+	if err != nil {
+		return err
+	}
+	if err := s.store.WriteRows(ctx, append([]store.RowWrite{write}, also...)); err != nil {
+		return fmt.Errorf("put vault %s: %w", v.Name, err)
+	}
+	return nil
+}
+
+// check refuses settings that the data plane could not obey; the friendly errors
+// are the resource provider's.
+func (v Vault) check() error {
+	if len(v.Name) > 24 || !vaultName.MatchString(strings.ToLower(v.Name)) {
+		return errors.New("a name is 3 to 24 letters, digits and single hyphens, begins with a letter and ends with a letter or digit")
+	}
+	if v.Directory == "" {
+		return errors.New("the directory is missing")
+	}
+	switch strings.ToLower(v.SKU) {
+	case "", "standard", "premium":
+	default:
+		return fmt.Errorf("SKU %q is neither standard nor premium", v.SKU)
+	}
+	if v.SoftDeleteRetention < 7 || v.SoftDeleteRetention > 90 {
+		return fmt.Errorf("retention of %d days is not within 7 to 90", v.SoftDeleteRetention)
+	}
+	for _, rule := range v.IPRules {
+		if _, err := parseIPRule(rule); err != nil {
+			return fmt.Errorf("IP rule %q is neither an address nor a CIDR range", rule)
+		}
+	}
+	return nil
+}
+
+func parseIPRule(rule string) (netip.Prefix, error) {
+	if address, err := netip.ParseAddr(rule); err == nil {
+		return address.Prefix(address.BitLen())
+	}
+	return netip.ParsePrefix(rule)
+}
 
 // Delete soft-deletes a vault, in one write with also: it answers nothing until it
 // is put again without Deleted. store.ErrNotFound.
 func (s *Service) Delete(ctx context.Context, name string, also ...store.RowWrite) error {
-	panic("todo")
+	key := s.vaultKey(name)
+	v, revision, err := s.vaults.get(ctx, key)
+	if err != nil {
+		return fmt.Errorf("delete vault %s: %w", name, err)
+	}
+	if v.Deleted.IsZero() {
+		v.Deleted = time.Now().UTC()
+	}
+	write, err := s.vaults.put(key, v, store.AtRevision(revision))
+	if err != nil {
+		return err
+	}
+	if err := s.store.WriteRows(ctx, append([]store.RowWrite{write}, also...)); err != nil {
+		return fmt.Errorf("delete vault %s: %w", name, err)
+	}
+	return nil
 }
 
-// Handler serves the data plane of all vaults, chosen by the request's Host.
-func (s *Service) Handler() http.Handler { panic("todo") }
+func (s *Service) vaultKey(name string) store.RowKey { return s.vaults.key(strings.ToLower(name)) }
 
-// Transport carries requests to Handler in this process, without a network. They
-// count as coming from a trusted service, and a deleted or unknown vault is a
-// failure to resolve its name.
-func (s *Service) Transport() http.RoundTripper { panic("todo") }
+func (v Vault) premium() bool { return strings.EqualFold(v.SKU, "premium") }
+
+// recoveryLevel is what the vault says of deletion for each of its keys.
+func (v Vault) recoveryLevel() string {
+	level := "Recoverable"
+	if v.SoftDeleteRetention < defaultRetentionDays {
+		level = "CustomizedRecoverable"
+	}
+	if !v.PurgeProtection {
+		level += "+Purgeable"
+	}
+	return level
+}
+
+// vaultOfHost finds the vault whose data plane a Host header names, the port
+// aside; store.ErrNotFound for a deleted one too, whose name does not resolve.
+func (s *Service) vaultOfHost(ctx context.Context, host string) (Vault, error) {
+	name, ok := strings.CutSuffix(strings.ToLower(withoutPort(host)), "."+s.domain)
+	if !ok || len(name) > 24 || !vaultName.MatchString(name) {
+		return Vault{}, fmt.Errorf("host %q: %w", host, store.ErrNotFound)
+	}
+	v, err := s.Get(ctx, name)
+	if err == nil && !v.Deleted.IsZero() {
+		return Vault{}, fmt.Errorf("vault %s is deleted: %w", name, store.ErrNotFound)
+	}
+	return v, err
+}
+
+func withoutPort(host string) string {
+	if at := strings.LastIndexByte(host, ':'); at >= 0 && !strings.HasSuffix(host, "]") {
+		return host[:at]
+	}
+	return host
+}

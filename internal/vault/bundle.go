@@ -1,0 +1,119 @@
+package vault
+
+import (
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"math/big"
+	"strings"
+)
+
+// publicKey is a key as a JWK (RFC 7517); private members never appear.
+type publicKey struct {
+	ID         string   `json:"kid"`
+	Type       string   `json:"kty"`
+	Operations []string `json:"key_ops"`
+	N          string   `json:"n,omitempty"`
+	E          string   `json:"e,omitempty"`
+	Curve      string   `json:"crv,omitempty"`
+	X          string   `json:"x,omitempty"`
+	Y          string   `json:"y,omitempty"`
+}
+
+// attributes of a version, as answered.
+type attributes struct {
+	Enabled         bool   `json:"enabled"`
+	NotBefore       *int64 `json:"nbf,omitempty"`
+	Expires         *int64 `json:"exp,omitempty"`
+	Created         int64  `json:"created"`
+	Updated         int64  `json:"updated"`
+	RecoveryLevel   string `json:"recoveryLevel"`
+	RecoverableDays int    `json:"recoverableDays"`
+	Exportable      bool   `json:"exportable"`
+}
+
+// keyBundle answers for one version.
+type keyBundle struct {
+	Key        publicKey         `json:"key"`
+	Attributes attributes        `json:"attributes"`
+	Tags       map[string]string `json:"tags,omitempty"`
+	*deletedBundle
+}
+
+// deletedBundle is what a deleted key has besides.
+type deletedBundle struct {
+	RecoveryID string `json:"recoveryId"`
+	Deleted    int64  `json:"deletedDate"`
+	Purge      int64  `json:"scheduledPurgeDate"`
+}
+
+// keyItem is a key or version in a list.
+type keyItem struct {
+	ID         string            `json:"kid"`
+	Attributes attributes        `json:"attributes"`
+	Tags       map[string]string `json:"tags,omitempty"`
+	*deletedBundle
+}
+
+type keyList struct {
+	Value    []keyItem `json:"value"`
+	NextLink *string   `json:"nextLink"`
+}
+
+// operationResult answers a crypto operation; verify's has a bool instead.
+type operationResult struct {
+	ID    string `json:"kid"`
+	Value string `json:"value"`
+}
+
+type verifyResult struct {
+	Value bool `json:"value"`
+}
+
+// keyID is a key's identifier; without a version that of the key.
+func (s *Service) keyID(v Vault, name, version string) string {
+	id := s.URI(v.Name) + "keys/" + name
+	if version != "" {
+		id += "/" + version
+	}
+	return id
+}
+
+func (v Vault) attributes(row versionRow) attributes {
+	return attributes{
+		Enabled: row.Enabled, NotBefore: row.NotBefore, Expires: row.Expires,
+		Created: row.Created, Updated: row.Updated,
+		RecoveryLevel: v.recoveryLevel(), RecoverableDays: v.SoftDeleteRetention,
+	}
+}
+
+func (s *Service) bundle(v Vault, k keyRow, row versionRow) (keyBundle, error) {
+	private, err := row.privateKey()
+	if err != nil {
+		return keyBundle{}, err
+	}
+	public := publicKey{ID: s.keyID(v, k.Name, row.ID), Type: row.Type, Operations: row.Operations}
+	switch key := private.Public().(type) {
+	case *rsa.PublicKey:
+		public.N = encodeBinary(key.N.Bytes())
+		public.E = encodeBinary(big.NewInt(int64(key.E)).Bytes())
+	case *ecdsa.PublicKey:
+		point, err := key.Bytes() // 4, x, y: SEC 1, 2.3.3
+		if err != nil {
+			return keyBundle{}, err
+		}
+		half := (len(point) - 1) / 2
+		public.Curve, public.X, public.Y = row.Curve, encodeBinary(point[1:1+half]), encodeBinary(point[1+half:])
+	}
+	return keyBundle{Key: public, Attributes: v.attributes(row), Tags: row.Tags, deletedBundle: s.deletedBundle(v, k)}, nil
+}
+
+func (s *Service) deletedBundle(v Vault, k keyRow) *deletedBundle {
+	if k.Deleted == nil {
+		return nil
+	}
+	return &deletedBundle{
+		RecoveryID: s.URI(v.Name) + "deletedkeys/" + strings.ToLower(k.Name),
+		Deleted:    k.Deleted.At.Unix(),
+		Purge:      k.Deleted.Purge.Unix(),
+	}
+}

@@ -1,0 +1,199 @@
+package vault
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+
+	"github.com/google/uuid"
+
+	"github.com/tidelock/tidelock/internal/entra"
+	"github.com/tidelock/tidelock/internal/store"
+)
+
+// serviceVersion has the form of Azure's x-ms-keyvault-service-version.
+const serviceVersion = "1.9.0.0"
+
+// apiVersions are those whose key operations have the shapes of this package.
+var apiVersions = map[string]bool{
+	"2016-10-01": true, "7.0": true, "7.1": true, "7.2": true, "7.3": true,
+	"7.4": true, "7.5": true, "7.6": true, "2025-07-01": true,
+}
+
+// route is one operation of the data plane.
+type route struct {
+	method     string
+	shape      string // as target.shape
+	versioned  bool   // the path may name a version
+	permission string
+	event      string // its name in the audit log
+	status     int
+	handle     func(ctx context.Context, s *Service, c *call) (any, error)
+}
+
+// routes is everything the data plane does. All bodies are bounded by maxBodyBytes.
+var routes = []route{
+	{"GET", "keys", false, "list", "KeyList", 200, listKeys},
+	{"GET", "keys/{key}", true, "get", "KeyGet", 200, getKey},
+	{"GET", "keys/{key}/versions", false, "list", "KeyListVersions", 200, listVersions},
+	{"POST", "keys/{key}/create", false, "create", "KeyCreate", 200, createKey},
+	{"PATCH", "keys/{key}", true, "update", "KeyUpdate", 200, updateKey},
+	{"DELETE", "keys/{key}", false, "delete", "KeyDelete", 200, deleteKey},
+	{"GET", "deletedkeys", false, "list", "KeyListDeleted", 200, listDeleted},
+	{"GET", "deletedkeys/{key}", false, "get", "KeyGetDeleted", 200, getDeleted},
+	{"POST", "deletedkeys/{key}/recover", false, "recover", "KeyRecover", 200, recoverKey},
+	{"DELETE", "deletedkeys/{key}", false, "purge", "KeyPurge", 204, purgeKey},
+	{"POST", "keys/{key}/encrypt", true, opEncrypt, "KeyEncrypt", 200, operate},
+	{"POST", "keys/{key}/decrypt", true, opDecrypt, "KeyDecrypt", 200, operate},
+	{"POST", "keys/{key}/wrapkey", true, opWrap, "KeyWrap", 200, operate},
+	{"POST", "keys/{key}/unwrapkey", true, opUnwrap, "KeyUnwrap", 200, operate},
+	{"POST", "keys/{key}/sign", true, opSign, "KeySign", 200, operate},
+	{"POST", "keys/{key}/verify", true, opVerify, "KeyVerify", 200, operate},
+}
+
+// findRoute finds the operation, or says why there is none.
+func findRoute(method string, t target) (route, error) {
+	for _, r := range routes {
+		if r.method == method && r.shape == t.shape() && (r.versioned || t.version == "") {
+			return r, nil
+		}
+	}
+	return route{}, methodNotAllowed(printable(method), printable(t.operation))
+}
+
+// call is a request on its way, and what is known of it so far.
+type call struct {
+	r         *http.Request
+	id        string // x-ms-request-id
+	vault     Vault
+	caller    entra.Caller
+	target    target
+	route     route
+	body      []byte
+	keyID     string // what the audit log names
+	challenge string // WWW-Authenticate of a 401
+}
+
+// Handler serves the data plane of all vaults, chosen by the request's Host.
+func (s *Service) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := &call{r: r, id: uuid.NewString()}
+		answer, err := s.serve(w, c)
+		h := w.Header()
+		h.Set("X-Ms-Request-Id", c.id)
+		h.Set("X-Ms-Keyvault-Service-Version", serviceVersion)
+		if c.vault.Location != "" {
+			h.Set("X-Ms-Keyvault-Region", c.vault.Location)
+		}
+		h.Set("Cache-Control", "no-cache")
+		h.Set("Pragma", "no-cache")
+		h.Set("Expires", "-1")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
+		if err != nil {
+			s.refuse(w, c, err)
+			return
+		}
+		s.audit(c, c.route.status, nil)
+		write(w, c.route.status, answer)
+	})
+}
+
+// serve makes a request's checks in the vault's order, then does it. The token
+// comes first: clients send their first request without one, and without a body,
+// to learn where to get it.
+func (s *Service) serve(w http.ResponseWriter, c *call) (any, error) {
+	ctx := c.r.Context()
+	var err error
+	if c.vault, err = s.vaultOfHost(ctx, c.r.Host); errors.Is(err, store.ErrNotFound) {
+		return nil, vaultNotFound(c.r.Host)
+	} else if err != nil {
+		return nil, err
+	}
+	if c.caller, err = s.entra.Vault(c.r, c.vault.Directory); err != nil {
+		var refused *entra.TokenError
+		if !errors.As(err, &refused) {
+			return nil, err
+		}
+		// Clients split this header at blanks and equal signs: the form is exact.
+		c.challenge = `Bearer authorization="` + s.login + "/" + string(c.vault.Directory) + `", resource="https://` + s.suffix + `"`
+		return nil, &apiError{status: http.StatusUnauthorized, code: "Unauthorized", message: refused.Message}
+	}
+	if err := c.vault.admit(c.r, c.caller); err != nil {
+		return nil, err
+	}
+	if version := c.r.URL.Query()["api-version"]; len(version) != 1 || !apiVersions[version[0]] {
+		return nil, badParameter("The specified version is not recognized. Consider using the latest supported version 2025-07-01.")
+	}
+	if c.target, err = parsePath(c.r.URL.EscapedPath()); err != nil {
+		return nil, err
+	}
+	if c.target.key != "" {
+		c.keyID = s.keyID(c.vault, c.target.key, c.target.version)
+	}
+	if c.route, err = findRoute(c.r.Method, c.target); err != nil {
+		return nil, err
+	}
+	if err := c.vault.permit(c.caller, c.route.permission); err != nil {
+		return nil, err
+	}
+	if c.body, err = io.ReadAll(http.MaxBytesReader(w, c.r.Body, maxBodyBytes)); err != nil {
+		return nil, badParameter("The request body could not be read, or has more than %d bytes.", maxBodyBytes)
+	}
+	return c.route.handle(ctx, s, c)
+}
+
+// refuse answers an error; one that is no refusal is ours, and its cause goes to
+// the log alone.
+func (s *Service) refuse(w http.ResponseWriter, c *call, err error) {
+	var e *apiError
+	if !errors.As(err, &e) {
+		s.log.ErrorContext(c.r.Context(), "vault failed", slog.String("request_id", c.id), slog.Any("err", err))
+		e = &apiError{status: http.StatusInternalServerError, code: "InternalServerError", message: "An internal error has occurred. The request id leads to its cause in the log."}
+	}
+	s.audit(c, e.status, e)
+	if c.challenge != "" {
+		w.Header().Set("WWW-Authenticate", c.challenge)
+	}
+	type code struct {
+		Code string `json:"code"`
+	}
+	var body struct {
+		Error struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+			Inner   *code  `json:"innererror,omitempty"`
+		} `json:"error"`
+	}
+	body.Error.Code, body.Error.Message = e.code, e.message
+	if e.inner != "" {
+		body.Error.Inner = &code{e.inner}
+	}
+	write(w, e.status, body)
+}
+
+func write(w http.ResponseWriter, status int, body any) {
+	if body == nil {
+		w.WriteHeader(status)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // nothing can be done about a client that went away
+}
+
+// audit says who asked for what and what came of it; never a value.
+func (s *Service) audit(c *call, status int, refused *apiError) {
+	attrs := []slog.Attr{
+		slog.String("operation", c.route.event), slog.String("vault", c.vault.Name),
+		slog.String("key_id", c.keyID), slog.String("object_id", c.caller.ObjectID),
+		slog.String("client_id", c.caller.ClientID), slog.String("request_id", c.id), slog.Int("status", status),
+	}
+	if refused != nil {
+		attrs = append(attrs, slog.String("code", refused.code), slog.String("inner_code", refused.inner))
+	}
+	s.log.LogAttrs(c.r.Context(), slog.LevelInfo, "vault audit", attrs...)
+}
