@@ -15,7 +15,7 @@ import (
 
 func TestParseKeyTakes32Bytes(t *testing.T) {
 	for _, n := range []int{0, 1, 16, 31, 33, 64} {
-		b := bytes.Repeat([]byte{'s'}, n)
+		b := bytes.Repeat([]byte{'~'}, n)
 		_, rootErr := ParseRootKey(b)
 		_, serviceErr := ParseServiceKey(b)
 		for _, err := range []error{rootErr, serviceErr} {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -188,7 +189,7 @@ type recordData struct {
 
 func newRecordData(h Header) recordData {
 	b := binding(h.b, nil)
-	return recordData{b: b, fixed: len(b)}
+	return recordData{b: slices.Grow(b, 4+recordHeaderBytes), fixed: len(b)}
 }
 
 func (d *recordData) of(recordHeader []byte) []byte {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/fips140"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/binary"
@@ -235,7 +236,8 @@ func TestFormat1ChunksOpenForever(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	gcm, err := cipher.NewGCM(block)
+	var gcm cipher.AEAD
+	fips140.WithoutEnforcement(func() { gcm, err = cipher.NewGCM(block) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +245,9 @@ func TestFormat1ChunksOpenForever(t *testing.T) {
 	sealed := bytes.Clone(header)
 	for i, chunk := range [][]byte{plaintext[:chunkBytes], plaintext[chunkBytes:]} {
 		nonce := drawn(fmt.Sprintf("big nonce %d", i), 12)
-		sealed = gcm.Seal(append(sealed, nonce...), nonce, chunk, data.at(i, i == 1))
+		fips140.WithoutEnforcement(func() {
+			sealed = gcm.Seal(append(sealed, nonce...), nonce, chunk, data.at(i, i == 1))
+		})
 	}
 
 	if got := sha256.Sum256(sealed); !bytes.Equal(got[:], v.TwoChunks.SHA256) {
