@@ -20,7 +20,7 @@ const MaxBodyBytes = 4 << 20
 // deadline of one request. ARM gives a provider 60 s; an answer after that is lost.
 const deadline = 55 * time.Second
 
-var versionPattern = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}(-[a-z]{1,20})?$`)
+var versionPattern = regexp.MustCompile(`(?i)^[0-9]{4}-[0-9]{2}-[0-9]{2}(-[a-z]{1,20})?$`)
 
 // Router checks requests in ARM's order and hands them to the providers' routes.
 // Providers register before it serves; it is then safe for concurrent use.
@@ -52,6 +52,9 @@ func (rt *Router) Handle(p Provider) {
 		rt.routes = append(rt.routes, boundRoute{Route: r, pattern: parsePattern(r.Method, r.Pattern), provider: &p})
 	}
 }
+
+// Providers returns what was added.
+func (rt *Router) Providers() []Provider { return slices.Clone(rt.providers) }
 
 // ServeHTTP answers one management request.
 func (rt *Router) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -183,7 +186,7 @@ func (rt *Router) route(req *Request, path []string, a *answer) (*boundRoute, er
 		return nil, &Error{Status: 405, Code: "MethodNotAllowed", Message: fmt.Sprintf("The requested resource does not support http method '%s'.", req.HTTP.Method)}
 	}
 	req.ID = found.pattern.id(path)
-	if served := found.provider.Versions; len(served) > 0 && !slices.Contains(served, req.APIVersion) {
+	if served := found.provider.Versions; len(served) > 0 && !slices.ContainsFunc(served, func(v string) bool { return strings.EqualFold(v, req.APIVersion) }) {
 		return nil, &Error{Status: 400, Code: "NoRegisteredProviderFound", Message: fmt.Sprintf(
 			"No registered resource provider found for API version '%s' for type '%s'. The supported api-versions are '%s'.",
 			req.APIVersion, strings.Join(req.ID.Types, "/"), strings.Join(newestFirst(served), ", "))}
