@@ -150,3 +150,46 @@ func (c *chunks) flush(atLeast int) error {
 	c.b = c.b[:0]
 	return err
 }
+
+// TreeEntry is one entry of a tree as it is listed.
+type TreeEntry struct {
+	Path  string // encoded segments, joined with "/"
+	Type  string // "blob" or "tree"
+	ID    string
+	Bytes int64 // of the blob, or of all blobs below the tree
+}
+
+// maxListBytes bounds the paths of one listing: deep trees repeat long ones.
+const maxListBytes = 32 << 20
+
+// Tree lists a tree; recursive, everything below it too, parents before children.
+// ErrNotFound; ErrBadSummary (wrapped) if the listing would be too long.
+func (d *Document) Tree(ctx context.Context, id string, recursive bool) ([]TreeEntry, error) {
+	t, err := d.loadTree(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	left := maxListBytes
+	return d.listTree(ctx, nil, t, "", recursive, &left)
+}
+
+func (d *Document) listTree(ctx context.Context, list []TreeEntry, t tree, path string, recursive bool, left *int) ([]TreeEntry, error) {
+	for _, e := range t.Entries {
+		name := path + encodeName(e.Name)
+		if *left -= len(name); *left < 0 {
+			return nil, fmt.Errorf("%w: paths of over %d bytes; list tree by tree", ErrBadSummary, maxListBytes)
+		}
+		list = append(list, TreeEntry{Path: name, Type: e.Type, ID: e.ID, Bytes: e.Bytes})
+		if e.Type != typeTree || !recursive {
+			continue
+		}
+		below, err := d.loadTree(ctx, e.ID)
+		if err != nil {
+			return nil, missing(err)
+		}
+		if list, err = d.listTree(ctx, list, below, name+"/", recursive, left); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}

@@ -1,0 +1,237 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/tidelock/tidelock/internal/history"
+)
+
+// The scopes of tokens. Source: ScopeType of the Fluid protocol definitions.
+const (
+	docRead      = "doc:read"
+	docWrite     = "doc:write"
+	summaryWrite = "summary:write"
+	docDelete    = "doc:delete"
+	tokenRevoke  = "token:revoke"
+)
+
+// face says how a route is opened: the service has two, and they carry the token
+// in different forms.
+type face uint8
+
+const (
+	openFace    face = iota // needs no token
+	ordererFace             // Authorization: Basic <jwt>
+	storageFace             // Authorization: Basic base64(<tenant>:<jwt>); the document is the token's
+)
+
+// Limits of request bodies, unwrapped. A summary or blob within history's limits
+// fits with what JSON and base64 add.
+const (
+	noBody    = 0
+	smallBody = 64 << 10
+	largeBody = history.MaxUploadBytes*4/3 + 1<<20
+)
+
+// Deadlines for reading a request, working on it and writing the answer.
+const (
+	quick = 30 * time.Second
+	slow  = 5 * time.Minute // what carries a summary or a blob, over a thin line
+)
+
+// route is one row of the attack surface. The order of checks is the row's: token,
+// its scopes, body, handler.
+type route struct {
+	method, path string
+	face         face
+	scopes       []string // "doc:delete" and "token:revoke" have checks of their own
+	body         int64    // limit in bytes
+	deadline     time.Duration
+	handle       func(*Server, *call) error
+}
+
+var (
+	toRead      = []string{docRead}
+	toWrite     = []string{docRead, docWrite}
+	toSummarize = []string{docRead, docWrite, summaryWrite}
+)
+
+// restRoutes are all REST routes. {id} is the document, where the path names one.
+var restRoutes = []route{
+	{"POST", "/documents/{tenant}", ordererFace, toWrite, largeBody, slow, (*Server).createDocument},
+	{"GET", "/documents/{tenant}/{id}", ordererFace, toRead, noBody, quick, (*Server).getDocument},
+	{"GET", "/documents/{tenant}/session/{id}", ordererFace, toRead, noBody, quick, (*Server).getSession},
+	{"DELETE", "/documents/{tenant}/document/{id}", ordererFace, toWrite, noBody, quick, (*Server).deleteDocument},
+	{"POST", "/documents/{tenant}/document/{id}/revokeToken", ordererFace, toWrite, smallBody, quick, (*Server).revokeToken},
+	{"GET", "/deltas/{tenant}/{id}", ordererFace, toRead, noBody, slow, (*Server).getDeltas},
+	{"POST", "/api/v1/{tenant}/{id}/broadcast-signal", ordererFace, toWrite, smallBody, quick, (*Server).broadcastSignal},
+
+	{"POST", "/repos/{tenant}/git/blobs", storageFace, toWrite, largeBody, slow, (*Server).postBlob},
+	{"GET", "/repos/{tenant}/git/blobs/{sha}", storageFace, toRead, noBody, slow, (*Server).getBlob},
+	{"GET", "/repos/{tenant}/git/trees/{sha}", storageFace, toRead, noBody, slow, (*Server).getTree},
+	{"GET", "/repos/{tenant}/git/commits/{sha}", storageFace, toRead, noBody, quick, (*Server).getCommit},
+	{"GET", "/repos/{tenant}/commits", storageFace, toRead, noBody, quick, (*Server).getCommits},
+	{"POST", "/repos/{tenant}/git/summaries", storageFace, toSummarize, largeBody, slow, (*Server).postSummary},
+	{"GET", "/repos/{tenant}/git/summaries/{version}", storageFace, toRead, noBody, slow, (*Server).getSummary},
+
+	{"GET", "/api/v1/ping", openFace, nil, noBody, quick, (*Server).ping},
+	{"GET", "/repos/ping", openFace, nil, noBody, quick, (*Server).ping},
+	{"GET", "/healthz/startup", openFace, nil, noBody, quick, (*Server).ping},
+	{"GET", "/livez", openFace, nil, noBody, quick, (*Server).ping},
+	{"GET", "/healthz/ready", openFace, nil, noBody, quick, (*Server).ready},
+	{"GET", "/readyz", openFace, nil, noBody, quick, (*Server).ready},
+}
+
+// call is one REST request that passed the checks of its route.
+type call struct {
+	w      http.ResponseWriter
+	r      *http.Request
+	tenant Tenant
+	claims claims
+	token  string // as sent; for what must be used once
+	body   []byte
+}
+
+// documentID is the document a call is about: the path's on the orderer face,
+// where it equals the token's, and the token's on the storage face.
+func (c *call) documentID() string { return c.claims.DocumentID }
+
+// routes returns the handler of the relay listener.
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	for i := range restRoutes {
+		row := &restRoutes[i]
+		mux.HandleFunc(row.method+" "+row.path, func(w http.ResponseWriter, r *http.Request) { s.serveREST(row, w, r) })
+	}
+	mux.HandleFunc("/", notFound)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/socket.io/") {
+			s.serveSocket(w, r)
+			return
+		}
+		setDeadline(w, quick)
+		if !answerFraming(w, r) {
+			return
+		}
+		if isRestLess(r) {
+			// The fields before the body are small; the body is read by the route.
+			if err := unwrapRestLess(r); err != nil {
+				s.answerError(w, r, err)
+				return
+			}
+			if id := r.Header.Get(correlationHeader); isCorrelationID(id) {
+				w.Header().Set(correlationHeader, id)
+			}
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+const correlationHeader = "X-Correlation-Id"
+
+// answerFraming sets the headers that every answer has, and answers preflights
+// (false). Any origin may call: what opens a document is its token, never a cookie.
+func answerFraming(w http.ResponseWriter, r *http.Request) bool {
+	h := w.Header()
+	id := r.Header.Get(correlationHeader)
+	if !isCorrelationID(id) {
+		id = newUUID()
+	}
+	h.Set(correlationHeader, id)
+	h.Set("Access-Control-Allow-Origin", "*")
+	h.Set("X-Content-Type-Options", "nosniff")
+	if r.Method == http.MethodOptions {
+		h.Set("Access-Control-Allow-Methods", "GET,HEAD,PUT,PATCH,POST,DELETE")
+		if asked := r.Header.Get("Access-Control-Request-Headers"); asked != "" {
+			h.Set("Access-Control-Allow-Headers", asked)
+			h.Add("Vary", "Access-Control-Request-Headers")
+		}
+		w.WriteHeader(http.StatusNoContent)
+		return false
+	}
+	h.Set("Access-Control-Expose-Headers", "Content-Encoding, Content-Length, Content-Type")
+	h.Set("Timing-Allow-Origin", "*")
+	// What a customer's key protects is in no cache unless a route says so.
+	h.Set("Cache-Control", noStore)
+	return true
+}
+
+// isCorrelationID says whether a client's correlation id is fit for a header and a log.
+func isCorrelationID(id string) bool {
+	if id == "" || len(id) > 128 {
+		return false
+	}
+	return !strings.ContainsFunc(id, func(c rune) bool { return c <= ' ' || c > '~' })
+}
+
+func setDeadline(w http.ResponseWriter, d time.Duration) {
+	c, at := http.NewResponseController(w), time.Now().Add(d)
+	// Writers of tests have no deadlines; those of net/http always do.
+	_ = c.SetReadDeadline(at)
+	_ = c.SetWriteDeadline(at)
+}
+
+// serveREST runs one row: token, scopes, body, handler.
+func (s *Server) serveREST(row *route, w http.ResponseWriter, r *http.Request) {
+	setDeadline(w, row.deadline)
+	ctx, cancel := context.WithTimeout(r.Context(), row.deadline)
+	defer cancel()
+	c := &call{w: w, r: r.WithContext(ctx)}
+	err := s.authorize(row, c)
+	if err == nil {
+		c.body, err = readBody(c.r, row.body)
+	}
+	if err == nil {
+		err = row.handle(s, c)
+	}
+	if err != nil {
+		// Read on what the client still sends: a connection that closes while it does
+		// looks like a network failure, and 401 would not make it renew its token.
+		_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, row.body))
+		s.answerError(w, c.r, err)
+	}
+}
+
+// readBody reads a body of at most limit bytes.
+func readBody(r *http.Request, limit int64) ([]byte, error) {
+	if limit == noBody {
+		return nil, nil
+	}
+	if r.ContentLength > limit {
+		return nil, &http.MaxBytesError{Limit: limit}
+	}
+	b, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	var malformed *restError
+	switch {
+	case errors.As(err, &malformed):
+		return nil, err
+	case err != nil:
+		return nil, badRequestf("The request body could not be read to its end.")
+	case int64(len(b)) > limit:
+		return nil, &http.MaxBytesError{Limit: limit}
+	}
+	return b, nil
+}
+
+func notFound(w http.ResponseWriter, _ *http.Request) {
+	answerJSON(w, http.StatusNotFound, map[string]string{"error": `{"status":404}`, "message": "Not Found"})
+}
+
+// ping says that the process is there.
+func (s *Server) ping(c *call) error {
+	answerText(c.w, http.StatusOK, "OK")
+	return nil
+}
+
+// ready says whether to send clients here.
+func (s *Server) ready(c *call) error {
+	if s.isDraining() {
+		return errDraining
+	}
+	return s.ping(c)
+}
