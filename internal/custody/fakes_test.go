@@ -344,3 +344,10 @@ func wantUnusable(t *testing.T, err error, reason string) *UnusableError {
 	}
 	return u
 }
+
+// liarClient wraps something else than it was given.
+type liarClient struct{ *fakeClient }
+
+func (c liarClient) Wrap(ctx context.Context, key keystore.URL, _ []byte) (keystore.Wrapped, error) {
+	return c.fakeClient.Wrap(ctx, key, make([]byte, 32))
+}
