@@ -4,9 +4,11 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"sync"
 
 	"github.com/tidelock/tidelock/internal/custody"
 	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/socketio"
 	"github.com/tidelock/tidelock/internal/store"
 )
 
@@ -33,19 +35,74 @@ type Config struct {
 }
 
 // Server is the Fluid service.
-type Server struct{ todo int }
+type Server struct {
+	c       Config
+	io      *socketio.Server
+	handler http.Handler
+
+	// base outlives every request: documents and their loads run under it, for
+	// whoever asked first may go away while others wait.
+	base   context.Context
+	cancel context.CancelFunc
+	work   sync.WaitGroup // loads and documents
+
+	mu        sync.Mutex
+	draining  bool
+	documents map[documentKey]*entry
+}
 
 // New returns a server; it does nothing until Handler is served.
-func New(c Config) *Server { panic("todo") }
+func New(c Config) *Server {
+	s := &Server{
+		c:         c,
+		io:        socketio.New(socketio.Config{}),
+		documents: map[documentKey]*entry{},
+	}
+	s.base, s.cancel = context.WithCancel(context.Background())
+	s.handler = s.routes()
+	return s
+}
 
 // Handler serves the relay listener.
-func (s *Server) Handler() http.Handler { panic("todo") }
+func (s *Server) Handler() http.Handler { return s.handler }
+
+func (s *Server) isDraining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining
+}
 
 // Shutdown stops in order: no new work, what is queued made durable and sent,
 // leaves sequenced, checkpoints written, sockets closed. It returns when all
-// goroutines have ended or ctx is over.
-func (s *Server) Shutdown(ctx context.Context) error { panic("todo") }
+// goroutines have ended or ctx is over; then what still runs is cut off, which
+// loses nothing that was acknowledged.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.draining = true
+	var entries []*entry
+	for _, e := range s.documents {
+		e.leaving = true
+		entries = append(entries, e)
+	}
+	s.mu.Unlock()
 
-// DeleteTenant disconnects and removes all documents of a tenant whose keys were
-// destroyed. Idempotent.
-func (s *Server) DeleteTenant(ctx context.Context, tenantID string) error { panic("todo") }
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for _, e := range entries {
+			e.stop(errDraining)
+		}
+		for _, e := range entries {
+			<-e.gone
+		}
+		s.io.Shutdown("server is shutting down")
+		s.work.Wait()
+	}()
+	defer s.cancel()
+	select {
+	case <-stopped:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,576 @@
+package relay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tidelock/tidelock/internal/custody"
+	"github.com/tidelock/tidelock/internal/history"
+	"github.com/tidelock/tidelock/internal/sequencer"
+	"github.com/tidelock/tidelock/internal/socketio"
+	"github.com/tidelock/tidelock/internal/store"
+)
+
+const (
+	// maxBatchBytes bounds one record of the log and one op event. A batch is cut
+	// before the op that would pass it.
+	maxBatchBytes = 1_000_000
+	// checkpointOps is after how many ops a checkpoint is written: what a restart
+	// replays at most, unless the process was killed while writing one.
+	checkpointOps = 1000
+	// maxSessions is how many sessions one document takes.
+	maxSessions = 100_000
+	// opOverhead is an upper bound of what the service adds to an op's own bytes.
+	opOverhead = 1024
+)
+
+var (
+	errDraining       = errors.New("server is shutting down")
+	errIdle           = errors.New("document was idle")
+	errTooManyClients = errors.New("document has too many clients")
+)
+
+// endedError says that a document was dropped from memory while it was in use;
+// whoever wants it opens it again.
+type endedError struct{ cause error }
+
+func (e *endedError) Error() string { return "document was dropped: " + e.cause.Error() }
+func (e *endedError) Unwrap() error { return e.cause }
+
+// document is one document in memory. Its goroutine (run) is the only one to
+// order and append its ops: it takes what waits in the inbox, has it sequenced,
+// sealed and made durable as one batch, and only then shows it to the sessions.
+// Meanwhile the next batch collects in the inbox.
+//
+// A document never recovers: after a failed append, or when its key is lost, it
+// ends, its sessions are closed, and the next who asks for it loads it anew.
+type document struct {
+	// Immutable.
+	id     string
+	idJSON []byte
+	log    *slog.Logger
+	st     store.Store
+	keys   *custody.Document
+	hist   *history.Document
+	inbox  *inbox
+	ended  chan struct{} // closed once nothing is served any more
+
+	jobs sync.WaitGroup // what run started and waits for
+
+	// Owned by run; no lock.
+	seq     *sequencer.Sequencer
+	writer  *custody.Writer
+	state   history.State
+	batch   batch
+	durable sequencer.Seq // the last op that is in the log
+	unsaved int           // ops since the last checkpoint
+	judging bool          // a summary is being decided on
+	stop    error         // set: end in order, for this reason
+
+	mu         sync.Mutex // guards what follows; never held across I/O
+	cause      error      // why the document ended
+	sessions   []*session // in order of arrival
+	byClient   map[sequencer.ClientID]*session
+	commit     string    // of the newest accepted summary
+	lastAccess time.Time // as its record says
+}
+
+// batch is what was sequenced and is not durable yet.
+type batch struct {
+	ops   []sequencer.SequencedOp
+	plain []byte // the ops as the log keeps them
+	event []byte // the ops as a JSON array, its closing bracket missing
+	nacks []pendingNack
+}
+
+// pendingNack waits until the ops before it were sent.
+type pendingNack struct {
+	to    *session
+	frame socketio.Frame
+}
+
+// command is what a document's goroutine is asked to do.
+type command interface {
+	size() int // bytes it holds, about
+}
+
+type (
+	joinCommand struct {
+		s    *session
+		done chan error
+	}
+	leaveCommand  struct{ s *session }
+	submitCommand struct {
+		s   *session
+		ops []sequencer.Op
+	}
+	verdictCommand struct {
+		seq     sequencer.Seq
+		verdict history.Verdict
+	}
+	// stopCommand ends the document after what came before it: leaves of all
+	// writers, checkpoint, sockets closed.
+	stopCommand struct{ cause error }
+)
+
+func (c joinCommand) size() int    { return opOverhead + len(c.s.detail) }
+func (leaveCommand) size() int     { return opOverhead }
+func (stopCommand) size() int      { return opOverhead }
+func (c verdictCommand) size() int { return opOverhead + len(c.verdict.Contents) }
+
+func (c submitCommand) size() int {
+	n := 0
+	for _, op := range c.ops {
+		n += opSize(op)
+	}
+	return n
+}
+
+// opSize is an upper bound of op's length once it is sequenced.
+func opSize(op sequencer.Op) int {
+	return opOverhead + len(op.Type) + len(op.Contents) + len(op.Metadata) + len(op.Compression)
+}
+
+// store returns what the storage routes work on.
+func (d *document) store() *history.Document { return d.hist }
+
+// head returns the commit id of the newest accepted summary.
+func (d *document) head() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.commit
+}
+
+// active says whether anyone is connected.
+func (d *document) active() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.sessions) > 0
+}
+
+// broadcastSignal sends a signal of the service's own to every session. content is
+// the JSON value of its content member.
+func (d *document) broadcastSignal(content []byte) {
+	d.send(signalFrame(nil, content))
+}
+
+// send queues f for every session.
+func (d *document) send(f socketio.Frame) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, s := range d.sessions {
+		s.sock.Send(f)
+	}
+}
+
+// sendTo queues f for one session of this document; an unknown one is nobody.
+func (d *document) sendTo(id sequencer.ClientID, f socketio.Frame) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if s := d.byClient[id]; s != nil {
+		s.sock.Send(f)
+	}
+}
+
+// join admits s and returns once its success message is queued. The error is
+// errTooManyClients or why the document ended.
+func (d *document) join(s *session) error {
+	done := make(chan error, 1)
+	if !d.inbox.put(joinCommand{s, done}, d.ended) {
+		return d.endCause()
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-d.ended:
+		return d.endCause()
+	}
+}
+
+// leave takes s out of the document, in its turn.
+func (d *document) leave(s *session) { d.inbox.put(leaveCommand{s}, d.ended) }
+
+// submit hands over ops of s. It waits while the document is too far behind.
+func (d *document) submit(s *session, ops []sequencer.Op) {
+	d.inbox.put(submitCommand{s, ops}, d.ended)
+}
+
+// run is the document's goroutine. It returns when the document has ended and
+// everything it started has too.
+func (d *document) run(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	d.jobs.Go(func() {
+		defer cancel()
+		select {
+		case <-d.keys.Done(): // while an append hangs, too
+			d.end(keyLoss(d.keys.Err()))
+		case <-ctx.Done():
+			d.end(errDraining)
+		case <-d.ended:
+		}
+	})
+	d.end(d.serve(ctx))
+	d.jobs.Wait()
+	d.keys.Close()
+}
+
+// keyLoss is what the end of a document's keys means to its clients.
+func keyLoss(err error) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return errUnknownDocument // the key was destroyed, and the document with it
+	}
+	return err
+}
+
+// end closes all sessions, telling them of a lost key, and lets go of everything
+// that waits. Only the first call does anything. cause is never nil.
+func (d *document) end(cause error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cause != nil {
+		return
+	}
+	d.cause = cause
+	close(d.ended)
+	var key *custody.UnusableError
+	for _, s := range d.sessions {
+		if errors.As(cause, &key) {
+			s.sock.Send(nackFrame(keyRefusal(key)))
+		}
+		s.sock.Close(closeReason(cause))
+	}
+	d.sessions, d.byClient = nil, nil
+}
+
+// endCause says why the document ended, as whoever was about to use it is told.
+func (d *document) endCause() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var key *custody.UnusableError
+	if errors.As(d.cause, &key) || errors.Is(d.cause, errUnknownDocument) || errors.Is(d.cause, errDraining) {
+		return d.cause
+	}
+	return &endedError{d.cause}
+}
+
+// closeReason names an end in logs; it holds no detail of the document.
+func closeReason(cause error) string {
+	var key *custody.UnusableError
+	switch {
+	case errors.As(cause, &key):
+		return "key unusable: " + key.Reason
+	case errors.Is(cause, errUnknownDocument):
+		return "document deleted"
+	case errors.Is(cause, errDraining), errors.Is(cause, errIdle):
+		return cause.Error()
+	default:
+		return "document dropped"
+	}
+}
+
+// serve works until the document is stopped or fails; it returns the reason.
+func (d *document) serve(ctx context.Context) error {
+	if err := d.dismissWriters(ctx); err != nil {
+		return err
+	}
+	d.judgeNext(ctx)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for d.stop == nil {
+		timer.Stop()
+		if next := d.seq.NextTick(); !next.IsZero() {
+			timer.Reset(time.Until(next))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-d.inbox.ready:
+			for _, c := range d.inbox.take() {
+				if err := d.handle(ctx, c); err != nil {
+					return err
+				}
+			}
+		case <-timer.C:
+			d.emit(d.seq.Tick(time.Now())...)
+		}
+		if err := d.flush(ctx); err != nil {
+			return err
+		}
+	}
+	return d.finish(ctx)
+}
+
+// dismissWriters sequences the leaves of all writers: at the start of those that a
+// former run left in the log, whose sockets are gone and who would hold the msn
+// back; at the end of those who are here.
+func (d *document) dismissWriters(ctx context.Context) error {
+	for _, c := range d.seq.State().Clients {
+		if err := d.makeRoom(ctx, 2*opOverhead); err != nil {
+			return err
+		}
+		d.emit(d.seq.Leave(time.Now(), c.ID)...)
+	}
+	return d.flush(ctx)
+}
+
+// handle does one command; what it sequences is in the batch.
+func (d *document) handle(ctx context.Context, c command) error {
+	if d.stop != nil {
+		return nil // came in after the stop; its sender sees the document end
+	}
+	switch c := c.(type) {
+	case joinCommand:
+		return d.handleJoin(ctx, c)
+	case leaveCommand:
+		return d.handleLeave(ctx, c.s)
+	case submitCommand:
+		return d.handleSubmit(ctx, c)
+	case verdictCommand:
+		return d.handleVerdict(ctx, c)
+	case stopCommand:
+		d.stop = c.cause
+		return nil
+	default:
+		panic(fmt.Sprintf("internal error: document command %T", c))
+	}
+}
+
+// handleJoin lets a session in: the join signal to the whole room with the joiner,
+// who takes its own for the sign that a read connection stands; then the success;
+// the join op of a writer follows when it is durable.
+func (d *document) handleJoin(ctx context.Context, c joinCommand) error {
+	if err := d.makeRoom(ctx, c.size()); err != nil {
+		return err
+	}
+	s := c.s
+	d.mu.Lock()
+	if d.cause != nil {
+		d.mu.Unlock()
+		return nil // the joiner sees the end itself
+	}
+	if len(d.sessions) >= maxSessions {
+		d.mu.Unlock()
+		c.done <- errTooManyClients
+		return nil
+	}
+	members := make([]json.RawMessage, len(d.sessions))
+	for i, other := range d.sessions {
+		members[i] = other.member
+	}
+	d.sessions = append(d.sessions, s)
+	d.byClient[s.id] = s
+	d.mu.Unlock()
+
+	d.send(signalFrame(nil, audienceContent("join", s.member)))
+	// Ops up to here were broadcast before s was in the room; later ones it gets.
+	s.sock.Send(s.successFrame(members, d.durable))
+	c.done <- nil
+	if s.writer {
+		op, ok := d.seq.Join(time.Now(), sequencer.Client{ID: s.id, Detail: s.detail, CanSummarize: s.summarizer})
+		if ok {
+			d.emit(op)
+		}
+	}
+	return nil
+}
+
+// handleLeave takes a session out: the leave signal to the rest, and the leave op
+// of a writer.
+func (d *document) handleLeave(ctx context.Context, s *session) error {
+	if err := d.makeRoom(ctx, 2*opOverhead); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	present := d.byClient[s.id] == s
+	if present {
+		delete(d.byClient, s.id)
+		d.sessions = slices.DeleteFunc(d.sessions, func(other *session) bool { return other == s })
+	}
+	d.mu.Unlock()
+	if !present {
+		return nil
+	}
+	d.send(signalFrame(nil, audienceContent("leave", encode(s.id))))
+	if s.writer {
+		d.emit(d.seq.Leave(time.Now(), s.id)...)
+	}
+	return nil
+}
+
+func (d *document) handleSubmit(ctx context.Context, c submitCommand) error {
+	for _, op := range c.ops {
+		if err := d.makeRoom(ctx, opSize(op)); err != nil {
+			return err
+		}
+		sequenced, nack := d.seq.Submit(time.Now(), c.s.id, op)
+		if nack != nil {
+			d.batch.nacks = append(d.batch.nacks, pendingNack{c.s, sequencerNackFrame(d.idJSON, op, nack)})
+		}
+		if sequenced != nil {
+			d.emit(*sequenced)
+		}
+	}
+	return nil
+}
+
+func (d *document) handleVerdict(ctx context.Context, c verdictCommand) error {
+	if err := d.makeRoom(ctx, 2*c.size()); err != nil {
+		return err
+	}
+	d.judging = false
+	v := c.verdict
+	d.emit(d.seq.Server(time.Now(), v.Type, v.Contents, v.Data))
+	return nil
+}
+
+// makeRoom flushes the batch if n more bytes would make it too large.
+func (d *document) makeRoom(ctx context.Context, n int) error {
+	if len(d.batch.plain)+n <= maxBatchBytes {
+		return nil
+	}
+	return d.flush(ctx)
+}
+
+// emit adds sequenced ops to the batch. Each is encoded once, for log and event.
+func (d *document) emit(ops ...sequencer.SequencedOp) {
+	b := &d.batch
+	for _, op := range ops {
+		start := len(b.plain)
+		b.plain = history.AppendOp(b.plain, op)
+		if len(b.ops) == 0 {
+			b.event = append(b.event, '[')
+		} else {
+			b.event = append(b.event, ',')
+		}
+		b.event = append(b.event, b.plain[start+opPrefixBytes:]...)
+		b.ops = append(b.ops, op)
+	}
+}
+
+// opPrefixBytes is the length that a record's plaintext has before each op.
+const opPrefixBytes = 4
+
+// flush makes the batch durable and then visible. After an error the document
+// must be dropped: what became of the batch is not known.
+func (d *document) flush(ctx context.Context) error {
+	if err := d.commitOps(ctx); err != nil {
+		return err
+	}
+	for _, n := range d.batch.nacks {
+		n.to.sock.Send(n.frame)
+	}
+	d.batch.reset()
+	if d.unsaved >= checkpointOps {
+		d.checkpoint(ctx)
+	}
+	d.judgeNext(ctx)
+	return nil
+}
+
+func (d *document) commitOps(ctx context.Context) error {
+	b := &d.batch
+	if len(b.ops) == 0 {
+		return nil
+	}
+	first, last := b.ops[0].Seq, b.ops[len(b.ops)-1].Seq
+	sealed, err := d.writer.Seal(uint64(first), uint64(last), b.plain) //nolint:gosec // sequence numbers begin at 1
+	if err != nil {
+		return fmt.Errorf("seal ops %d..%d: %w", first, last, err)
+	}
+	if err := d.st.Append(ctx, sealed); err != nil {
+		return fmt.Errorf("append ops %d..%d: %w", first, last, err)
+	}
+	// Durable, but not to be shown if the key was lost meanwhile.
+	if err := d.keys.Err(); err != nil {
+		return keyLoss(err)
+	}
+	d.durable = last
+	d.send(socketio.NewEvent("op", d.idJSON, append(b.event, ']')))
+
+	head := d.state.Head
+	for _, op := range b.ops {
+		d.state.Apply(op)
+	}
+	d.unsaved += len(b.ops)
+	if d.state.Head != head {
+		d.mu.Lock()
+		d.commit = d.state.Head
+		d.mu.Unlock()
+		// The next restart need not find the summary in the log.
+		d.unsaved = max(d.unsaved, checkpointOps)
+	}
+	return nil
+}
+
+// reset empties the batch. Large buffers are let go: most documents are idle.
+func (b *batch) reset() {
+	const keep = 64 << 10
+	clear(b.ops)
+	b.ops, b.nacks = b.ops[:0], nil
+	if cap(b.plain) > keep || cap(b.event) > keep {
+		b.plain, b.event = nil, nil
+	}
+	b.plain, b.event = b.plain[:0], b.event[:0]
+}
+
+// judgeNext has the oldest undecided summary decided on, off this goroutine.
+func (d *document) judgeNext(ctx context.Context) {
+	if d.judging || len(d.state.Pending) == 0 {
+		return
+	}
+	d.judging = true
+	head, op := d.state.Head, d.state.Pending[0]
+	d.jobs.Go(func() {
+		if v, ok := d.judge(ctx, head, op); ok {
+			d.inbox.put(verdictCommand{op.Seq, v}, d.ended)
+		}
+	})
+}
+
+// judge tries until it is decided or the document ends.
+func (d *document) judge(ctx context.Context, head string, op sequencer.SequencedOp) (history.Verdict, bool) {
+	const longest = 30 * time.Second
+	for wait := time.Second; ; wait = min(2*wait, longest) {
+		v, err := d.hist.Judge(ctx, head, op)
+		if err == nil {
+			return v, true
+		}
+		if ctx.Err() != nil {
+			return history.Verdict{}, false
+		}
+		d.log.ErrorContext(ctx, "summary not decided, trying again", "seq", op.Seq, "err", err)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return history.Verdict{}, false
+		}
+	}
+}
+
+// finish is the orderly end: the writers' leaves, a checkpoint, sockets closed.
+// The leaves are not sent to those who leave: a client that sees its own would
+// connect again at once.
+func (d *document) finish(ctx context.Context) error {
+	d.mu.Lock()
+	sessions := d.sessions
+	d.sessions, d.byClient = nil, map[sequencer.ClientID]*session{}
+	d.mu.Unlock()
+	defer func() {
+		for _, s := range sessions {
+			s.sock.Close(closeReason(d.stop))
+		}
+	}()
+	if err := d.dismissWriters(ctx); err != nil {
+		return err
+	}
+	if d.unsaved > 0 {
+		d.checkpoint(ctx)
+	}
+	return d.stop
+}

@@ -1,0 +1,117 @@
+package relay
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/store"
+)
+
+// documentsTable holds one row per document, in its tenant's partition, sealed
+// under the service key: finding and deleting a document needs no customer key.
+const documentsTable store.Table = "documents"
+
+// touchEvery is how exact lastAccess is.
+const touchEvery = 5 * time.Minute
+
+// documentRecord is the plaintext of a row of documentsTable.
+type documentRecord struct {
+	ID         string    `json:"id"`
+	Handle     string    `json:"handle"` // 32 hex digits
+	CreatedAt  time.Time `json:"createdAt"`
+	LastAccess time.Time `json:"lastAccess"`
+}
+
+func (r documentRecord) handle() (envelope.DocumentHandle, error) {
+	var h envelope.DocumentHandle
+	b, err := hex.DecodeString(r.Handle)
+	if err != nil || len(b) != len(h) {
+		return h, fmt.Errorf("document record has no handle: %w", store.ErrCorrupt)
+	}
+	copy(h[:], b)
+	return h, nil
+}
+
+// tenantPartition is where the records of a tenant's documents are.
+func (s *Server) tenantPartition(tenantID string) envelope.Name {
+	return s.c.Service.Name("tenant", tenantID)
+}
+
+func (s *Server) recordKey(tenantID, id string) store.RowKey {
+	return store.RowKey{
+		Table:     documentsTable,
+		Partition: s.tenantPartition(tenantID),
+		Name:      s.c.Service.Name("document", tenantID+"/"+id),
+	}
+}
+
+// record finds a document; errUnknownDocument.
+func (s *Server) record(ctx context.Context, tenantID, id string) (documentRecord, store.Row, error) {
+	row, err := s.c.Store.GetRow(ctx, s.recordKey(tenantID, id))
+	if errors.Is(err, store.ErrNotFound) {
+		return documentRecord{}, store.Row{}, errUnknownDocument
+	}
+	if err != nil {
+		return documentRecord{}, store.Row{}, fmt.Errorf("read document record: %w", err)
+	}
+	r, err := s.openRecord(row)
+	return r, row, err
+}
+
+func (s *Server) openRecord(row store.Row) (documentRecord, error) {
+	plain, err := s.c.Service.OpenRow(string(row.Table), row.Partition, row.Name, row.Value)
+	if err != nil {
+		return documentRecord{}, fmt.Errorf("open document record: %w: %w", err, store.ErrCorrupt)
+	}
+	var r documentRecord
+	if err := json.Unmarshal(plain, &r); err != nil {
+		return documentRecord{}, fmt.Errorf("document record is not of a known form: %w", store.ErrCorrupt)
+	}
+	return r, nil
+}
+
+// recordWrite returns the write that stores r.
+func (s *Server) recordWrite(key store.RowKey, r documentRecord, expect store.Expect) (store.RowWrite, error) {
+	sealed, err := s.c.Service.SealRow(string(key.Table), key.Partition, key.Name, encode(r))
+	if err != nil {
+		return store.RowWrite{}, fmt.Errorf("seal document record: %w", err)
+	}
+	return store.RowWrite{RowKey: key, Value: &sealed, Expect: expect}, nil
+}
+
+// touch notes that d is in use, every few minutes at most. That it fails harms
+// nothing that a client sees, so it only logs.
+func (s *Server) touch(ctx context.Context, tenantID string, d *document) {
+	now := time.Now().UTC().Truncate(time.Second)
+	if !d.dueTouch(now) {
+		return
+	}
+	r, row, err := s.record(ctx, tenantID, d.id)
+	if err == nil {
+		r.LastAccess = now
+		var w store.RowWrite
+		// Expecting the revision, so that a document deleted meanwhile stays so.
+		if w, err = s.recordWrite(row.RowKey, r, store.AtRevision(row.Revision)); err == nil {
+			err = s.c.Store.WriteRows(ctx, []store.RowWrite{w})
+		}
+	}
+	if err != nil && !errors.Is(err, errUnknownDocument) && !errors.Is(err, store.ErrConflict) {
+		d.log.WarnContext(ctx, "last access not noted", "err", err)
+	}
+}
+
+// dueTouch says whether lastAccess should be written now, to the first who asks.
+func (d *document) dueTouch(now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if now.Sub(d.lastAccess) < touchEvery {
+		return false
+	}
+	d.lastAccess = now
+	return true
+}
