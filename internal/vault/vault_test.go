@@ -1,6 +1,7 @@
 package vault_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -12,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -29,7 +31,7 @@ import (
 
 const domain = "vault.tidelock.localhost"
 
-// cloudOf a test: a directory service and vaults behind one TLS server, chosen by
+// testCloud is a directory service and vaults behind one TLS server, chosen by
 // host as the management listener does.
 type testCloud struct {
 	vaults    *vault.Service
@@ -37,6 +39,7 @@ type testCloud struct {
 	store     store.Store
 	client    *http.Client // leads every name to the server
 	suffix    string
+	login     string
 	directory entra.DirectoryID
 	admin     entra.Principal
 	tokens    azcore.TokenCredential // of admin
@@ -57,7 +60,7 @@ func newCloud(t *testing.T, log io.Writer) testCloud {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := testCloud{store: memory.New(), suffix: domain + ":" + u.Port()}
+	c := testCloud{store: memory.New(), suffix: domain + ":" + u.Port(), login: server.URL}
 	service := envelope.NewServiceKey()
 	c.entra, err = entra.Open(t.Context(), entra.Config{Store: c.store, Service: service, Login: server.URL, VaultSuffix: c.suffix})
 	if err != nil {
@@ -100,6 +103,24 @@ func newCloud(t *testing.T, log io.Writer) testCloud {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// lockedBuffer is a log that a test may read while the server writes it.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // vault is one that the administrator may do everything in.

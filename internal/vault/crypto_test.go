@@ -1,0 +1,145 @@
+package vault
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"io/fs"
+	"strings"
+	"testing"
+
+	"github.com/c2sp/wycheproof"
+)
+
+// TestWycheproofOAEP runs the vectors through what decrypts and unwraps. Those with
+// a label are left out: a vault has none.
+func TestWycheproofOAEP(t *testing.T) {
+	for alg, files := range map[string][]string{
+		"RSA-OAEP":     {"rsa_oaep_2048_sha1_mgf1sha1_test.json"},
+		"RSA-OAEP-256": {"rsa_oaep_2048_sha256_mgf1sha256_test.json", "rsa_oaep_3072_sha256_mgf1sha256_test.json", "rsa_oaep_4096_sha256_mgf1sha256_test.json"},
+	} {
+		for _, file := range files {
+			t.Run(file, func(t *testing.T) { wycheproofOAEP(t, alg, file) })
+		}
+	}
+}
+
+func wycheproofOAEP(t *testing.T, alg, file string) {
+	raw, err := fs.ReadFile(wycheproof.TestVectors, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var suite struct {
+		Groups []struct {
+			PKCS8 string `json:"privateKeyPkcs8"`
+			Tests []struct {
+				ID                     int `json:"tcId"`
+				Comment                string
+				Msg, CT, Label, Result string
+			} `json:"tests"`
+		} `json:"testGroups"`
+	}
+	if err := json.Unmarshal(raw, &suite); err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	for _, group := range suite.Groups {
+		row := versionRow{ID: "vector", Type: typeRSA, PKCS8: unhex(t, group.PKCS8)}
+		for _, test := range group.Tests {
+			if test.Label != "" {
+				continue
+			}
+			ran++
+			got, err := row.decrypt(alg, unhex(t, test.CT))
+			if good := err == nil; good != (test.Result == "valid") || good && !bytes.Equal(got, unhex(t, test.Msg)) {
+				t.Errorf("vector %d (%s): got %x, %v, want %s %s", test.ID, test.Comment, got, err, test.Result, test.Msg)
+			}
+		}
+	}
+	if ran < 20 {
+		t.Errorf("only %d vectors ran", ran)
+	}
+}
+
+func unhex(t *testing.T, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func FuzzParsePath(f *testing.F) {
+	for _, seed := range []string{
+		"/keys", "/keys/", "/keys/k", "/keys/k/", "/keys/k/0123456789abcdef0123456789abcdef", "/keys/k//wrapkey",
+		"/keys/k/create", "/keys/k/0123456789ABCDEF0123456789ABCDEF/unwrapKey", "/deletedkeys/k/recover", "/keys/../x",
+		"//keys/k", "/keys/k/a/b/c", "/keys/%6B", "/secrets", "", "/",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		got, err := parsePath(path)
+		if err != nil {
+			return
+		}
+		if got.key != "" && !keyName.MatchString(got.key) || got.version != "" && !keyVersion.MatchString(got.version) {
+			t.Fatalf("%q: got %+v", path, got)
+		}
+		// What parses re-encodes to what parses alike.
+		again := "/" + got.collection
+		if got.key != "" {
+			again += "/" + got.key + "/" + got.version
+		}
+		if got.operation != "" {
+			again += "/" + got.operation
+		}
+		if second, err := parsePath(again); err != nil || second != got {
+			t.Fatalf("%q: got %+v, and %q gives %+v, %v", path, got, again, second, err)
+		}
+	})
+}
+
+func FuzzBodies(f *testing.F) {
+	for _, seed := range []string{
+		`{"kty":"RSA","key_size":2048,"key_ops":["wrapKey"],"attributes":{"enabled":true,"nbf":1,"exp":2},"tags":{"a":"b"}}`,
+		`{"attributes":{"exp":null}}`, `{"alg":"RSA-OAEP-256","value":"AAAA"}`, `{"kty":"EC","crv":"P-521"}`, `{`, `[]`, `null`, `""`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var create createBody
+		if decode(body, &create) == nil {
+			row := versionRow{Enabled: true}
+			spec, err := create.spec(Vault{})
+			if err == nil && spec.isRSA() && (spec.bits < 2048 || spec.bits > 4096) {
+				t.Errorf("%s: got a key of %d bits", body, spec.bits)
+			}
+			if err := create.Attributes.apply(&row); err == nil && row.Expires != nil && (*row.Expires < 0 || *row.Expires > maxUnixSeconds) {
+				t.Errorf("%s: got exp %d", body, *row.Expires)
+			}
+			if ops, err := operations(create.Operations, true); err == nil && len(ops) > len(rsaOperations) {
+				t.Errorf("%s: got operations %v", body, ops)
+			}
+		}
+		var operate operateBody
+		if decode(body, &operate) == nil && operate.Value != nil {
+			if value, err := decodeBinary("value", operate.Value); err == nil && encodeBinary(value) != *operate.Value {
+				t.Errorf("%s: the value re-encodes as %s", body, encodeBinary(value))
+			}
+		}
+		var update updateBody
+		if decode(body, &update) == nil {
+			_ = update.Attributes.apply(&versionRow{})
+		}
+	})
+}
+
+func TestDecodeNamesNothingOfTheBody(t *testing.T) {
+	secret := base64.RawURLEncoding.EncodeToString([]byte("plaintext of a data key"))
+	err := decode([]byte(`{"alg":"RSA-OAEP-256","value":["`+secret+`"]}`), &operateBody{})
+	if err == nil || strings.Contains(err.Error(), secret) {
+		t.Errorf("got %v, want an error without the value", err)
+	}
+}
