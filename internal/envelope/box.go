@@ -5,34 +5,28 @@ import "fmt"
 // A box is a value sealed in one piece under a key of its own: a row, a wrapped
 // document key, a wrapped key.
 //
-//	+--------+------------+---------------+--------+------------+
-//	| header | nonce 12 B | ciphertext    | tag 16 B            |
-//	+--------+------------+---------------+--------+------------+
+//	+--------+------------+------------+----------+
+//	| header | nonce 12 B | ciphertext | tag 16 B |
+//	+--------+------------+------------+----------+
 //
 // The associated data are the length-prefixed header and context fields.
 
-// boxHeaderBytes is the size of the header of a kind that is boxed, 0 for others.
+// boxHeaderBytes is the size of the header of a kind that is boxed.
 func boxHeaderBytes(kind Kind) int {
-	switch kind {
-	case KindRow, kindKey:
-		return preambleBytes + endBytes
-	case KindDocumentKey:
+	if kind == KindDocumentKey {
 		return preambleBytes + placeBytes + endBytes
-	default:
-		return 0
 	}
+	return preambleBytes + endBytes
 }
 
-// parseBox checks b and returns its header.
-func parseBox(b []byte) (header []byte, err error) {
-	kind, err := parsePreamble(b)
-	if err != nil {
+// parseBox checks that b is a box of this kind and returns its header.
+func parseBox(b []byte, kind Kind) (header []byte, err error) {
+	if is, err := parsePreamble(b); err != nil {
 		return nil, err
+	} else if is != kind {
+		return nil, fmt.Errorf("%w: kind %d instead of %d", ErrFormat, is, kind)
 	}
 	size := boxHeaderBytes(kind)
-	if size == 0 {
-		return nil, fmt.Errorf("%w: kind %d is not a box", ErrFormat, kind)
-	}
 	plain := len(b) - size - sealBytes
 	if plain < 0 || plain > MaxPlaintextBytes || kind == KindDocumentKey && plain != documentKeyBytes {
 		return nil, fmt.Errorf("%w: %d bytes for kind %d", ErrFormat, len(b), kind)

@@ -80,8 +80,8 @@ func (k RootKey) WrapDocumentKey(dk DocumentKey, at KeyPlace) (Sealed, error) {
 // UnwrapDocumentKey opens what WrapDocumentKey made for this resource and
 // document; key id and epoch come from the value, authenticated.
 func (k RootKey) UnwrapDocumentKey(s Sealed, r ResourceID, d DocumentHandle) (DocumentKey, KeyPlace, error) {
-	header, err := parseBox(s.b)
-	if err != nil || s.Kind() != KindDocumentKey {
+	header, err := parseBox(s.b, KindDocumentKey)
+	if err != nil {
 		return DocumentKey{}, KeyPlace{}, ErrOpen
 	}
 	at := readPlace(header)
@@ -176,8 +176,8 @@ func (k ServiceKey) SealRow(table string, partition, name Name, plaintext []byte
 
 // OpenRow opens what SealRow made for the same table, partition and name.
 func (k ServiceKey) OpenRow(table string, partition, name Name, s Sealed) ([]byte, error) {
-	header, err := parseBox(s.b)
-	if err != nil || s.Kind() != KindRow {
+	header, err := parseBox(s.b, KindRow)
+	if err != nil {
 		return nil, ErrOpen
 	}
 	return openBox(k.secret, s.b, header, []byte(table), partition[:], name[:])
@@ -195,8 +195,8 @@ func (k ServiceKey) WrapKey(label string, key []byte) ([]byte, error) {
 
 // UnwrapKey opens what WrapKey made under the same label, or returns ErrOpen.
 func (k ServiceKey) UnwrapKey(label string, wrapped []byte) ([]byte, error) {
-	header, err := parseBox(wrapped)
-	if err != nil || Kind(wrapped[6]) != kindKey {
+	header, err := parseBox(wrapped, kindKey)
+	if err != nil {
 		return nil, ErrOpen
 	}
 	return openBox(k.secret, wrapped, header, []byte(label))

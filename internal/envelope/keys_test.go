@@ -2,6 +2,7 @@ package envelope
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -12,6 +13,16 @@ import (
 	"sync"
 	"testing"
 )
+
+// Each way to print a value is offered, so that none falls back to reflection.
+var _ = []interface {
+	fmt.Formatter
+	fmt.Stringer
+	fmt.GoStringer
+	json.Marshaler
+	encoding.TextMarshaler
+	slog.LogValuer
+}{RootKey{}, DocumentKey{}, ServiceKey{}}
 
 func TestParseKeyTakes32Bytes(t *testing.T) {
 	for _, n := range []int{0, 1, 16, 31, 33, 64} {

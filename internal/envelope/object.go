@@ -9,9 +9,9 @@ import (
 // An object is sealed in chunks of 1 MiB of plaintext under a key of its own. An
 // empty object has one empty chunk.
 //
-//	+--------+---------------------------------------+-----+
-//	| header | nonce 12 B | ciphertext | tag 16 B    | ... |
-//	+--------+---------------------------------------+-----+
+//	+--------+------------+------------+----------+-----+
+//	| header | nonce 12 B | ciphertext | tag 16 B | ... |
+//	+--------+------------+------------+----------+-----+
 //
 // The associated data of a chunk are, each length-prefixed: the header (which has
 // the object's whole length), the object's name, the chunk's index (4 B) and
@@ -26,14 +26,13 @@ func chunksOf(length int) int {
 	return max(1, (length+chunkBytes-1)/chunkBytes)
 }
 
-// parseObject checks b and returns the length of the plaintext.
-func parseObject(b []byte) (length int, err error) {
-	kind, err := parsePreamble(b)
-	if err != nil {
+// parseObject checks that b is an object of this kind and returns the length of its
+// plaintext.
+func parseObject(b []byte, kind Kind) (length int, err error) {
+	if is, err := parsePreamble(b); err != nil {
 		return 0, err
-	}
-	if !isObject(kind) {
-		return 0, fmt.Errorf("%w: kind %d is not an object", ErrFormat, kind)
+	} else if is != kind || !isObject(kind) {
+		return 0, fmt.Errorf("%w: kind %d instead of object kind %d", ErrFormat, is, kind)
 	}
 	if len(b) < objectHeaderBytes {
 		return 0, fmt.Errorf("%w: object of %d bytes", ErrFormat, len(b))
@@ -87,8 +86,8 @@ func (k DocumentKey) SealObject(at KeyPlace, kind Kind, name Name, plaintext []b
 // OpenObject opens what SealObject made for the same place, kind and name; the
 // place's epoch need not be the same. plaintext is the caller's to keep.
 func (k DocumentKey) OpenObject(at KeyPlace, kind Kind, name Name, s Sealed) (plaintext []byte, err error) {
-	length, err := parseObject(s.b)
-	if err != nil || s.Kind() != kind || !sameKey(readPlace(s.b), at) {
+	length, err := parseObject(s.b, kind)
+	if err != nil || !sameKey(readPlace(s.b), at) {
 		return nil, ErrOpen
 	}
 	header, rest := s.b[:objectHeaderBytes], s.b[objectHeaderBytes:]

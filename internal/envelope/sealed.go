@@ -29,9 +29,9 @@ func ParseSealed(b []byte) (Sealed, error) {
 	}
 	switch kind {
 	case KindCheckpoint, KindObject:
-		_, err = parseObject(b)
+		_, err = parseObject(b, kind)
 	case KindRow, KindDocumentKey:
-		_, err = parseBox(b)
+		_, err = parseBox(b, kind)
 	default:
 		err = fmt.Errorf("%w: kind %d is not that of a value", ErrFormat, kind)
 	}

@@ -113,15 +113,15 @@ func TestRecordsOutOfOrderDoNotOpen(t *testing.T) {
 	}
 }
 
-// forked seals two histories under one segment key, as no honest writer does, to
-// show that the chain alone tells them apart: index and ops are the same.
+// Two histories under one segment key, as no honest writer makes them: the chain
+// alone tells them apart, for index and ops are the same.
 func TestChainRefusesAnotherHistory(t *testing.T) {
 	dk := NewDocumentKey()
 	seg := must(NewSegment(dk, testSegment))
 	fork := *seg
 	fork.data.b = slices.Clone(seg.data.b)
 	a := sealOps(t, seg, 3)
-	b := sealOps(t, &fork, 3)
+	b := sealOps(t, &fork, 3) // other nonces, so other tags
 
 	r := openSegment(t, dk, seg.Header())
 	for _, rec := range a[:2] {
@@ -159,8 +159,8 @@ func TestChainBeginsWithTheHeader(t *testing.T) {
 	}
 }
 
-// Likewise gaps in sequence numbers, under a right chain and index.
-func TestSequenceNumbersHaveNoGap(t *testing.T) {
+// Likewise gaps in sequence numbers or indexes, under a right chain.
+func TestNumbersHaveNoGap(t *testing.T) {
 	dk := NewDocumentKey()
 	seg := must(NewSegment(dk, testSegment))
 	first := must(seg.Seal(1, 3, nil))
@@ -172,6 +172,18 @@ func TestSequenceNumbersHaveNoGap(t *testing.T) {
 	}
 	if _, err := r.Open(second); !errors.Is(err, ErrOpen) {
 		t.Errorf("op 5 after op 3: %v, want ErrOpen", err)
+	}
+
+	skipped := must(NewSegment(dk, testSegment))
+	first = must(skipped.Seal(1, 1, nil))
+	skipped.records++
+	second = must(skipped.Seal(2, 2, nil))
+	r = openSegment(t, dk, skipped.Header())
+	if _, err := r.Open(first); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Open(second); !errors.Is(err, ErrOpen) {
+		t.Errorf("record 2 after record 0: %v, want ErrOpen", err)
 	}
 
 	early := must(NewSegment(dk, testSegment))
