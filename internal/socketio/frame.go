@@ -1,0 +1,82 @@
+package socketio
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/gorilla/websocket"
+)
+
+// Frame is an encoded event, WebSocket header included. It is immutable and may be
+// sent to many sockets.
+type Frame struct{ b []byte }
+
+// Len is the frame's size in bytes.
+func (f Frame) Len() int { return len(f.b) }
+
+// maxHeader is the longest header of a server's frame: two bytes and a 64-bit length.
+const maxHeader = 10
+
+// NewEvent encodes an event; args are raw JSON values.
+func NewEvent(name string, args ...[]byte) Frame {
+	quoted, err := json.Marshal(name)
+	if err != nil {
+		panic("internal error: a string did not marshal: " + err.Error())
+	}
+	n := len(`42[]`) + len(quoted)
+	for _, arg := range args {
+		n += 1 + len(arg)
+	}
+	b := appendHeader(make([]byte, 0, maxHeader+n), websocket.TextMessage, n)
+	b = append(b, `42[`...)
+	b = append(b, quoted...)
+	for _, arg := range args {
+		b = append(b, ',')
+		b = append(b, arg...)
+	}
+	return Frame{append(b, ']')}
+}
+
+// appendHeader appends the header of an unmasked, unfragmented frame (RFC 6455, 5.2).
+func appendHeader(b []byte, opcode byte, n int) []byte {
+	const final = 0x80
+	b = append(b, final|opcode)
+	switch {
+	case n < 126:
+		return append(b, byte(n))
+	case n < 1<<16:
+		return binary.BigEndian.AppendUint16(append(b, 126), uint16(n))
+	default:
+		return binary.BigEndian.AppendUint64(append(b, 127), uint64(n))
+	}
+}
+
+func controlFrame(opcode byte, payload []byte) Frame {
+	return Frame{append(appendHeader(nil, opcode, len(payload)), payload...)}
+}
+
+func textFrame(payload string) Frame {
+	return controlFrame(websocket.TextMessage, []byte(payload))
+}
+
+func ackFrame(id uint64) Frame {
+	return textFrame("43" + strconv.FormatUint(id, 10) + "[]")
+}
+
+// closeFrame carries reason, cut to what a control frame can hold.
+func closeFrame(code int, reason string) Frame {
+	const maxReason = 125 - 2
+	for len(reason) > maxReason || !utf8.ValidString(reason) {
+		reason = reason[:len(reason)-1]
+	}
+	return controlFrame(websocket.CloseMessage, websocket.FormatCloseMessage(code, reason))
+}
+
+var (
+	pingFrame      = textFrame("2")
+	pongFrame      = textFrame("3")
+	probeFrame     = textFrame("3probe")
+	disconnectNote = textFrame("41")
+)

@@ -1,0 +1,488 @@
+package socketio
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gorilla/websocket"
+)
+
+const (
+	// closeWithin is how long a socket that is closed may take to send the rest.
+	closeWithin = time.Second
+	// writeChunk is how much is handed to the connection at once: each chunk has
+	// PingTimeout to go out, so that a large frame on a slow line is no stuck peer.
+	writeChunk = 64 << 10
+	// maxKeptRead is the largest read buffer that an idle socket keeps.
+	maxKeptRead = 16 << 10
+)
+
+// Socket is one client's connection. Its methods are safe for concurrent use.
+type Socket struct {
+	id     string
+	config Config
+	ws     *websocket.Conn // for reading
+	conn   net.Conn        // below ws, for writing
+	wake   chan struct{}   // tells the writer to look at the fields under mu
+
+	// Owned by the reader.
+	handler Handler // nil until the namespace is connected
+	in      bytes.Buffer
+
+	mu        sync.Mutex
+	queue     []Frame
+	queued    int  // bytes in queue, and in what the writer has taken but not written
+	connected bool // the namespace is connected
+	waiting   bool // for a pong
+	closing   bool // nothing more is queued or handled
+	aborted   bool // nothing more is written either
+	reason    string
+	closeCode int // of the close frame, RFC 6455, 7.4
+	closeBy   time.Time
+}
+
+func newSocket(ws *websocket.Conn, c Config) *Socket {
+	s := &Socket{id: newID(), config: c, ws: ws, conn: ws.NetConn(), wake: make(chan struct{}, 1)}
+	ws.SetReadLimit(int64(c.MaxPayload))
+	// The defaults write to the connection themselves.
+	ws.SetPingHandler(func(data string) error {
+		s.Send(controlFrame(websocket.PongMessage, []byte(data)))
+		return nil
+	})
+	ws.SetCloseHandler(func(int, string) error { return nil })
+	return s
+}
+
+// ID is the socket's random id.
+func (s *Socket) ID() string { return s.id }
+
+// Send queues frames in order and never blocks. It returns false if the socket
+// is closed, or was closed now because its queue overflowed.
+func (s *Socket) Send(frames ...Frame) bool {
+	n := 0
+	for _, f := range frames {
+		n += f.Len()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return false
+	}
+	if s.queued+n > s.config.QueueBytes {
+		s.abortLocked("outbound queue overflow")
+		return false
+	}
+	s.queue = append(s.queue, frames...)
+	s.queued += n
+	s.wakeWriter()
+	return true
+}
+
+// Close sends what is queued (within a second), then a disconnect, and closes.
+// It does not wait. reason goes to Handler.Closed and into the close frame.
+func (s *Socket) Close(reason string) { s.close(websocket.CloseNormalClosure, reason) }
+
+// close ends the socket in order; the first reason stands.
+func (s *Socket) close(code int, reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return
+	}
+	s.closing, s.reason, s.closeCode = true, reason, code
+	s.closeBy = time.Now().Add(closeWithin)
+	// For the reader too: it waits for the peer's close frame, because a connection
+	// closed with unread data is reset, and takes what we sent last with it.
+	_ = s.conn.SetDeadline(s.closeBy) // fails only if the connection is dead already
+	s.wakeWriter()
+}
+
+// abort ends the socket at once; a reason given before stands.
+func (s *Socket) abort(reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.abortLocked(reason)
+}
+
+func (s *Socket) abortLocked(reason string) {
+	if !s.closing {
+		s.closing, s.reason = true, reason
+	}
+	s.aborted = true
+	// A time long past interrupts both goroutines, and unlike Close never blocks.
+	_ = s.conn.SetDeadline(time.Unix(1, 0))
+	s.wakeWriter()
+}
+
+func (s *Socket) wakeWriter() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+func (s *Socket) isClosing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closing
+}
+
+// run serves the socket. It returns when both its goroutines have ended.
+func (s *Socket) run(connect func(*Socket) Handler) {
+	open, err := json.Marshal(struct {
+		SID          string   `json:"sid"`
+		Upgrades     []string `json:"upgrades"`
+		PingInterval int64    `json:"pingInterval"`
+		PingTimeout  int64    `json:"pingTimeout"`
+		MaxPayload   int      `json:"maxPayload"`
+	}{newID(), []string{}, s.config.PingInterval.Milliseconds(), s.config.PingTimeout.Milliseconds(), s.config.MaxPayload})
+	if err != nil {
+		panic("internal error: the open packet did not marshal: " + err.Error())
+	}
+	s.Send(textFrame("0" + string(open)))
+
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		s.write()
+	}()
+	defer func() { // also when the handler panics
+		s.abort("internal error")
+		<-written
+		_ = s.conn.Close() // nothing is left to lose
+		if s.handler != nil {
+			s.handler.Closed(s.reason)
+		}
+	}()
+	for {
+		opcode, frame, err := s.read()
+		if err != nil {
+			if s.ended(err) {
+				<-written // the writer answers the close frame
+			}
+			return
+		}
+		if s.isClosing() {
+			continue // until the peer closes, or closeBy
+		}
+		if err := s.handle(opcode, frame, connect); err != nil {
+			s.close(closeCode(err), err.Error())
+		}
+	}
+}
+
+// ended closes the socket because reading ended with err, and says whether the peer
+// closed it in order and has its close frame to come. (RFC 6455, 5.5.1: without one
+// a browser reports a broken connection.)
+func (s *Socket) ended(err error) bool {
+	var closed *websocket.CloseError
+	if !errors.As(err, &closed) || closed.Code == websocket.CloseAbnormalClosure {
+		s.abort(readReason(err))
+		return false
+	}
+	s.mu.Lock()
+	s.connected, s.queue = false, nil // nothing may follow a close frame but ours
+	s.mu.Unlock()
+	s.close(websocket.CloseNormalClosure, fmt.Sprintf("closed by the client (%d)", closed.Code))
+	return true
+}
+
+// errInvalidUTF8 has a close code of its own.
+var errInvalidUTF8 = errors.New("text is not UTF-8")
+
+func closeCode(err error) int {
+	switch {
+	case errors.Is(err, errBinary):
+		return websocket.CloseUnsupportedData
+	case errors.Is(err, errInvalidUTF8):
+		return websocket.CloseInvalidFramePayloadData
+	case errors.Is(err, errPeerDone):
+		return websocket.CloseNormalClosure
+	}
+	return websocket.CloseProtocolError
+}
+
+// readReason says in our words why reading failed.
+func readReason(err error) string {
+	var netErr net.Error
+	switch {
+	case errors.Is(err, websocket.ErrReadLimit):
+		return "frame is too large"
+	case errors.As(err, &netErr) && netErr.Timeout():
+		return "ping timeout"
+	}
+	return "connection lost"
+}
+
+// read returns the next frame. It is valid until the next call.
+func (s *Socket) read() (opcode int, frame []byte, err error) {
+	opcode, r, err := s.ws.NextReader()
+	if err != nil {
+		return 0, nil, err
+	}
+	if s.in.Cap() > maxKeptRead {
+		s.in = bytes.Buffer{}
+	}
+	s.in.Reset()
+	if _, err := s.in.ReadFrom(r); err != nil {
+		return 0, nil, err
+	}
+	return opcode, s.in.Bytes(), nil
+}
+
+// errPeerDone is a client's orderly goodbye.
+var errPeerDone = errors.New("disconnected by the client")
+
+// handle does what one frame asks for. An error closes the socket.
+func (s *Socket) handle(opcode int, frame []byte, connect func(*Socket) Handler) error {
+	if opcode != websocket.TextMessage {
+		return errBinary
+	}
+	if len(frame) == 0 {
+		return errors.New("empty frame")
+	}
+	// The event's contents go on to every other client, and a WebSocket client must
+	// fail a connection that brings it anything but UTF-8 (RFC 6455, 8.1).
+	if !utf8.Valid(frame) {
+		return errInvalidUTF8
+	}
+	switch kind, rest := frame[0], string(frame[1:min(len(frame), 8)]); {
+	case kind == engineMessage:
+		return s.message(bytes.Clone(frame[1:]), connect)
+	case kind == enginePong && rest == "":
+		s.pong()
+	case kind == enginePing && rest == "":
+		s.Send(pongFrame)
+	case kind == enginePing && rest == "probe":
+		s.Send(probeFrame)
+	case kind == engineUpgrade && rest == "", kind == engineNoop && rest == "":
+		// The end of an upgrade from polling, which there was none of: harmless.
+	case kind == engineClose && rest == "":
+		return errPeerDone
+	case kind == 'b':
+		return errBinary
+	default:
+		return errors.New("malformed frame")
+	}
+	return nil
+}
+
+// message does what one Socket.IO packet asks for. It may keep parts of b.
+func (s *Socket) message(b []byte, connect func(*Socket) Handler) error {
+	p, err := parsePacket(b)
+	if err != nil {
+		return err
+	}
+	if p.namespace != "/" {
+		return s.foreign(p)
+	}
+	if p.typ == packetConnect {
+		if s.handler != nil {
+			return errors.New("namespace is connected already")
+		}
+		s.mu.Lock()
+		s.connected = true
+		s.mu.Unlock()
+		s.Send(textFrame(`40{"sid":"` + s.id + `"}`))
+		s.handler = connect(s)
+		return nil
+	}
+	if s.handler == nil {
+		return errors.New("namespace is not connected")
+	}
+	switch p.typ {
+	case packetDisconnect:
+		s.mu.Lock()
+		s.connected = false
+		s.mu.Unlock()
+		return errPeerDone
+	case packetEvent:
+		name, args, err := parseEvent(p.payload)
+		if err != nil {
+			return err
+		}
+		s.handler.Event(name, args)
+		if p.ack {
+			s.Send(ackFrame(p.ackID))
+		}
+	}
+	return nil // an acknowledgement: we never ask for one, so it means nothing
+}
+
+// foreign answers a packet for a namespace that does not exist.
+func (s *Socket) foreign(p packet) error {
+	switch p.typ {
+	case packetConnect:
+		s.Send(textFrame("44" + p.namespace + `,{"message":"Invalid namespace"}`))
+		return nil
+	case packetDisconnect:
+		return nil
+	}
+	return errors.New("namespace is not connected")
+}
+
+// pong takes note that the peer lives.
+func (s *Socket) pong() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = false
+	if !s.closing {
+		_ = s.conn.SetReadDeadline(time.Time{})
+	}
+}
+
+// write is the writer: it sends what is queued, and pings, until the socket ends.
+func (s *Socket) write() {
+	ticker := time.NewTicker(s.config.PingInterval)
+	defer ticker.Stop()
+	var batch []Frame
+	for {
+		pinged := false
+		select {
+		case <-s.wake:
+		case <-ticker.C:
+			pinged = s.ping()
+		}
+		for {
+			var last bool
+			batch, last = s.take(batch)
+			if len(batch) == 0 {
+				break
+			}
+			if err := s.writeFrames(batch); err != nil {
+				s.abort(writeReason(err))
+				return
+			}
+			s.wrote(batch, pinged)
+			pinged = false
+			if last {
+				return
+			}
+		}
+		if s.isAborted() {
+			return
+		}
+	}
+}
+
+func writeReason(err error) string {
+	var netErr net.Error
+	if errors.As(err, &netErr) && netErr.Timeout() {
+		return "write timeout"
+	}
+	return "connection lost"
+}
+
+func (s *Socket) isAborted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.aborted
+}
+
+// take moves the queue into batch, whose frames have been written, and adds the
+// goodbye if the socket is closing: then this batch is the last.
+func (s *Socket) take(batch []Frame) (taken []Frame, last bool) {
+	clear(batch) // let go of what was sent
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.aborted {
+		return nil, true
+	}
+	taken, s.queue = s.queue, batch[:0]
+	if !s.closing {
+		return taken, false
+	}
+	if s.connected {
+		taken = append(taken, disconnectNote)
+	}
+	return append(taken, closeFrame(s.closeCode, s.reason)), true
+}
+
+// wrote takes a written batch off the account. After a ping the time runs in which
+// the pong has to come.
+func (s *Socket) wrote(batch []Frame, pinged bool) {
+	n := 0
+	for _, f := range batch {
+		n += f.Len()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queued -= n
+	// waiting may be over already: a pong can be faster than this goroutine.
+	if pinged && s.waiting && !s.closing {
+		_ = s.conn.SetReadDeadline(time.Now().Add(s.config.PingTimeout))
+	}
+}
+
+// ping queues a ping, but closes a socket that has not connected the namespace by
+// now. It does not ping while a pong is due.
+func (s *Socket) ping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closing || s.waiting:
+		return false
+	case !s.connected:
+		s.abortLocked("namespace was not connected in time")
+		return false
+	}
+	s.waiting = true
+	s.queue = append(s.queue, pingFrame)
+	s.queued += pingFrame.Len()
+	return true
+}
+
+// buffers holds *[]byte of writeChunk bytes, in which frames are joined.
+var buffers = sync.Pool{New: func() any {
+	b := make([]byte, 0, writeChunk)
+	return &b
+}}
+
+// writeFrames hands frames to the connection in as few writes as it takes.
+func (s *Socket) writeFrames(frames []Frame) error {
+	if len(frames) == 1 {
+		return s.writeBytes(frames[0].b)
+	}
+	pooled := buffers.Get().(*[]byte)
+	defer buffers.Put(pooled)
+	joined := (*pooled)[:0]
+	for _, f := range frames {
+		if len(joined)+len(f.b) > writeChunk {
+			if err := s.writeBytes(joined); err != nil {
+				return err
+			}
+			joined = joined[:0]
+		}
+		if len(f.b) > writeChunk {
+			if err := s.writeBytes(f.b); err != nil {
+				return err
+			}
+			continue
+		}
+		joined = append(joined, f.b...)
+	}
+	return s.writeBytes(joined)
+}
+
+// writeBytes writes b in chunks, each with a deadline of its own.
+func (s *Socket) writeBytes(b []byte) error {
+	for len(b) > 0 {
+		chunk := b[:min(len(b), writeChunk)]
+		s.mu.Lock()
+		if !s.closing { // or the deadline is set, to closeBy or to the past
+			_ = s.conn.SetWriteDeadline(time.Now().Add(s.config.PingTimeout))
+		}
+		s.mu.Unlock()
+		if _, err := s.conn.Write(chunk); err != nil {
+			return err
+		}
+		b = b[len(chunk):]
+	}
+	return nil
+}
