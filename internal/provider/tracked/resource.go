@@ -44,7 +44,7 @@ type SystemData struct {
 
 // Stamp returns the data after a write by c: of a new resource when d is zero.
 func (d SystemData) Stamp(c arm.Caller) SystemData {
-	now := time.Now().UTC()
+	now := time.Now().UTC().Truncate(time.Microsecond)
 	if d.CreatedAt.IsZero() {
 		d.CreatedBy, d.CreatedByType, d.CreatedAt = c.ClientID, c.Kind, now
 	}

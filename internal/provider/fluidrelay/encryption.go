@@ -1,0 +1,236 @@
+package fluidrelay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/tidelock/tidelock/internal/arm"
+	"github.com/tidelock/tidelock/internal/custody"
+	"github.com/tidelock/tidelock/internal/entra"
+	"github.com/tidelock/tidelock/internal/keystore"
+	"github.com/tidelock/tidelock/internal/store"
+	"github.com/tidelock/tidelock/internal/vault"
+)
+
+// Where the properties of CMK are, for the target of errors.
+const (
+	targetCMK      = "properties.encryption.customerManagedKeyEncryption"
+	targetURL      = targetCMK + ".keyEncryptionKeyUrl"
+	targetKeyKind  = targetCMK + ".keyEncryptionKeyIdentity.identityType"
+	targetKeyID    = targetCMK + ".keyEncryptionKeyIdentity.userAssignedIdentityResourceId"
+	targetIdentity = "identity"
+)
+
+// The codes of refusals. They are API contract.
+const (
+	codeConfiguration = "CmkConfigurationError" // found at the key store, or several at once
+	codeURL           = "InvalidKeyEncryptionKeyUrl"
+	codeCannotEnable  = "CmkCannotBeEnabledOnExistingResource"
+	codeCannotDisable = "CmkCannotBeDisabled"
+	codeNoIdentity    = "InvalidIdentity"
+	codeIdentityType  = "InvalidIdentityType"
+	codeKeyIDType     = "InvalidCmkIdentityType"
+	codeNotAssigned   = "CmkIdentityNotAssigned"
+	codeRegion        = "CmkRegionMismatch"
+	codeTenant        = "CmkTenantMismatch"
+	codeNoSuchID      = "IdentityNotFound"
+	codeUnreachable   = "VaultUnreachable" // of package custody
+)
+
+// configuring begins the message of every refusal that the key store is behind. The
+// article's troubleshooting section tells users to look for it.
+const configuring = "Unexpected error happened when configuring CMK"
+
+// problem is one broken rule.
+type problem struct{ code, target, message string }
+
+func (e *problem) detail() *arm.Error {
+	return &arm.Error{Status: http.StatusBadRequest, Code: e.code, Target: e.target, Message: e.message}
+}
+
+// problems are all rules a request breaks, so that one answer names them all.
+type problems struct {
+	structural []problem // seen from the request and from what is managed here
+	keyStore   []problem // seen by using the key
+}
+
+func (p *problems) add(code, target, format string, args ...any) {
+	p.structural = append(p.structural, problem{code, target, fmt.Sprintf(format, args...)})
+}
+
+// has says whether a rule of these codes is broken.
+func (p *problems) has(codes ...string) bool {
+	return slices.ContainsFunc(slices.Concat(p.structural, p.keyStore), func(e problem) bool { return slices.Contains(codes, e.code) })
+}
+
+// err is nil without problems. A single structural one is the error itself; else all
+// are details of one.
+func (p *problems) err() error {
+	all := slices.Concat(p.structural, p.keyStore)
+	switch {
+	case len(all) == 0:
+		return nil
+	case len(all) == 1 && len(p.keyStore) == 0:
+		return all[0].detail()
+	}
+	e := &arm.Error{Status: http.StatusBadRequest, Code: codeConfiguration, Target: all[0].target}
+	message := []string{configuring + "."}
+	for _, each := range all {
+		e.Details = append(e.Details, each.detail())
+		message = append(message, each.message)
+		if each.target != e.Target {
+			e.Target = targetCMK
+		}
+	}
+	e.Message = strings.Join(message, " ")
+	if len(all) == 1 && all[0].code == codeUnreachable {
+		// Not the request's fault, and not 5xx either: clients would repeat that at once.
+		e.Status = http.StatusConflict
+	}
+	return e
+}
+
+// checkSwitch refuses to turn CMK on or off on a server that exists.
+func checkSwitch(before, after *cmk) error {
+	switch {
+	case before == nil && after != nil:
+		return &arm.Error{Status: 400, Code: codeCannotEnable, Target: targetCMK, Message: "CMK can be enabled only when a Fluid Relay resource is created. This resource was created without it: create a new resource."}
+	case before != nil && after == nil:
+		return &arm.Error{Status: 400, Code: codeCannotDisable, Target: targetCMK, Message: "CMK cannot be disabled once it is enabled on a Fluid Relay resource. Identity, key and key version can be changed."}
+	}
+	return nil
+}
+
+// examined is what the structural rules found out.
+type examined struct {
+	settings custody.Settings
+	// usable says that the key store may be asked: the URL is one, and the identity is
+	// there, is assigned, and is of the server's directory.
+	usable bool
+}
+
+// examine checks the rules that need no key store: how the request is put together,
+// and where server, identity and vault are.
+func (p *Provider) examine(ctx context.Context, s server, w wanted, isPut bool, found *problems) (examined, error) {
+	key, err := keystore.ParseURL(s.Encryption.URL, p.c.Hosts)
+	var malformed *keystore.URLError
+	if errors.As(err, &malformed) {
+		found.add(codeURL, targetURL, "%s", malformed.Message)
+	} else if err != nil {
+		return examined{}, err
+	}
+	checkIdentityRules(s.Encryption.Identity, w, isPut, found)
+	e := examined{settings: custody.Settings{Key: key, Identity: s.Encryption.Identity.ID}}
+	directory, err := p.directory(ctx, s)
+	if err != nil {
+		return e, err
+	}
+	identityUsable := !found.has(codeNoIdentity, codeIdentityType, codeKeyIDType, codeNotAssigned)
+	if identityUsable {
+		if err := p.placeIdentity(ctx, s, directory, found); err != nil {
+			return e, err
+		}
+	}
+	if !key.IsZero() {
+		if err := p.placeVault(ctx, s, directory, key, found); err != nil {
+			return e, err
+		}
+	}
+	e.usable = identityUsable && !key.IsZero() && !found.has(codeTenant, codeNoSuchID)
+	return e, nil
+}
+
+// checkIdentityRules: CMK is used through one user-assigned identity, which is among
+// those assigned. Of rules that follow from one another only the first is reported.
+func checkIdentityRules(k keyIdentity, w wanted, isPut bool, found *problems) {
+	if !strings.EqualFold(k.Type, "UserAssigned") {
+		found.add(codeKeyIDType, targetKeyKind, "The identityType of keyEncryptionKeyIdentity must be UserAssigned; it is %s.", orMissing(k.Type))
+	}
+	switch {
+	case isPut && (w.declared == "" || w.declared == "UserAssigned" && len(w.User) == 0):
+		found.add(codeNoIdentity, targetIdentity, "A user-assigned managed identity must be assigned to the resource when CMK is used: name it in identity.userAssignedIdentities, with identity.type UserAssigned.")
+	case w.declared != "" && w.declared != "UserAssigned":
+		found.add(codeIdentityType, targetIdentity+".type", "The identity.type of a resource with CMK must be UserAssigned; it is '%s'.", w.declared)
+	case k.ID == "":
+		found.add(codeNotAssigned, targetKeyID, "The userAssignedIdentityResourceId of keyEncryptionKeyIdentity is missing: it names which of identity.userAssignedIdentities is used for CMK.")
+	case !w.has(k.ID):
+		found.add(codeNotAssigned, targetKeyID, "The identity '%.300s', which is used for CMK, is not among identity.userAssignedIdentities of the resource. Assign it, and leave it assigned as long as it is used.", k.ID)
+	}
+}
+
+func orMissing(s string) string {
+	if s == "" {
+		return "missing"
+	}
+	return fmt.Sprintf("'%.64s'", s)
+}
+
+func (p *Provider) directory(ctx context.Context, s server) (entra.DirectoryID, error) {
+	id, err := s.armID()
+	if err != nil {
+		return "", err
+	}
+	return p.c.Subscriptions.Directory(ctx, id.Subscription)
+}
+
+// placeIdentity: the identity is in the region and directory of the server.
+func (p *Provider) placeIdentity(ctx context.Context, s server, d entra.DirectoryID, found *problems) error {
+	i, err := p.c.Identities.Identity(ctx, s.Encryption.Identity.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		found.keyStore = append(found.keyStore, problem{codeNoSuchID, targetKeyID, fmt.Sprintf(
+			"The identity '%s' does not exist any more: create it again, or use another one.", s.Encryption.Identity.ID)})
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if i.Location != s.Location {
+		found.add(codeRegion, targetKeyID, "The identity '%s' is in region %s and the Fluid Relay resource in %s; they must be in the same region.", i.Name, i.Location, s.Location)
+	}
+	if i.Directory != d {
+		found.add(codeTenant, targetKeyID, "The identity '%s' belongs to tenant %s and the Fluid Relay resource to %s; they must belong to the same tenant.", i.Name, i.Directory, d)
+	}
+	return nil
+}
+
+// placeVault: the vault is in the region and directory of the server. That it does
+// not exist, or is deleted, is for the key store to say.
+func (p *Provider) placeVault(ctx context.Context, s server, d entra.DirectoryID, key keystore.URL, found *problems) error {
+	v, err := p.c.Vaults.Get(ctx, key.Vault())
+	if errors.Is(err, store.ErrNotFound) || err == nil && isDeleted(v) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if v.Location != s.Location {
+		found.add(codeRegion, targetURL, "The key vault '%s' is in region %s and the Fluid Relay resource in %s; they must be in the same region.", v.Name, v.Location, s.Location)
+	}
+	if v.Directory != d {
+		found.add(codeTenant, targetURL, "The key vault '%s' belongs to tenant %s and the Fluid Relay resource to %s; they must belong to the same tenant.", v.Name, v.Directory, d)
+	}
+	return nil
+}
+
+func isDeleted(v vault.Vault) bool { return !v.Deleted.IsZero() }
+
+// use notes what keeps a key from being used. An err that is no finding about the
+// key is returned.
+func (p *problems) use(err error) error {
+	var found *custody.CheckError
+	if !errors.As(err, &found) {
+		return err
+	}
+	for _, each := range found.Problems {
+		target := targetURL
+		if strings.HasPrefix(each.Code, "Identity") || each.Code == "PermissionMissing" {
+			target = targetKeyID
+		}
+		p.keyStore = append(p.keyStore, problem{code: each.Code, target: target, message: each.Message})
+	}
+	return nil
+}

@@ -1,0 +1,180 @@
+package fluidrelay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tidelock/tidelock/internal/arm"
+	"github.com/tidelock/tidelock/internal/custody"
+	"github.com/tidelock/tidelock/internal/entra"
+	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/keystore"
+	"github.com/tidelock/tidelock/internal/provider/managedidentity"
+	"github.com/tidelock/tidelock/internal/provider/tracked"
+	"github.com/tidelock/tidelock/internal/store"
+	"github.com/tidelock/tidelock/internal/vault"
+)
+
+// Custody is what this provider needs of package custody.
+type Custody interface {
+	Check(ctx context.Context, s custody.Settings) error
+	Create(ctx context.Context, r envelope.ResourceID, s custody.Settings, also ...store.RowWrite) error
+	Update(ctx context.Context, r envelope.ResourceID, s custody.Settings, also ...store.RowWrite) error
+	Delete(ctx context.Context, r envelope.ResourceID, also ...store.RowWrite) error
+}
+
+// Identities finds user-assigned identities.
+type Identities interface {
+	// Identity matches the resource id without case; store.ErrNotFound.
+	Identity(ctx context.Context, resourceID string) (managedidentity.Identity, error)
+}
+
+// Vaults finds vaults by name.
+type Vaults interface {
+	// Get finds a deleted vault too; store.ErrNotFound.
+	Get(ctx context.Context, name string) (vault.Vault, error)
+}
+
+// Principals keeps the principals of system-assigned identities, by the id of the
+// resource that has one.
+type Principals interface {
+	CreateManagedIdentity(ctx context.Context, d entra.DirectoryID, resourceID string) (entra.Principal, error)
+	ManagedIdentity(ctx context.Context, resourceID string) (entra.Principal, error)
+	DeleteManagedIdentity(ctx context.Context, resourceID string, also ...store.RowWrite) error
+}
+
+// Relay is the data plane, as far as a deletion needs it.
+type Relay interface {
+	// DeleteTenant disconnects and removes all documents of a tenant whose keys were
+	// destroyed. Idempotent.
+	DeleteTenant(ctx context.Context, tenantID string) error
+}
+
+// Containers shows the documents of a tenant.
+type Containers interface {
+	Containers(ctx context.Context, tenantID string) ([]Container, error)
+	// DeleteContainer returns store.ErrNotFound for an unknown one.
+	DeleteContainer(ctx context.Context, tenantID, id string) error
+}
+
+// Container is a document as the management plane shows it.
+type Container struct {
+	ID       string
+	Created  time.Time
+	Accessed time.Time
+}
+
+// Config of a Provider.
+type Config struct {
+	Store         store.Store
+	Service       envelope.ServiceKey // seals the rows, tenant keys among them
+	Custody       Custody
+	Hosts         keystore.Hosts // which key stores a key URL may name
+	Vaults        Vaults
+	Identities    Identities
+	Principals    Principals
+	Subscriptions tracked.Directories
+	Relay         Relay
+	// Containers is nil when the data plane cannot list documents: then the routes of
+	// fluidRelayContainers are not there.
+	Containers Containers
+	// Allowed says whether the caller may do action at scope: assigning an identity
+	// needs a permission on the identity.
+	Allowed func(ctx context.Context, c arm.Caller, action, scope string) (bool, error)
+	// RelayURL is how Fluid clients reach the relay; every server has it as endpoints.
+	RelayURL string
+	Log      *slog.Logger
+}
+
+// Provider keeps relay servers. It is safe for concurrent use.
+type Provider struct {
+	c       Config
+	servers tracked.Table[server]    // a partition for each subscription, by arm key
+	tenants tracked.Table[tenantRow] // by tenant id
+	deleted tracked.Table[tombstone] // by tenant id: what a deletion has still to do
+	locks   tracked.Locks
+
+	mu         sync.RWMutex      // guards cache and generation; never held across I/O
+	cache      map[string]tenant // by tenant id
+	generation uint64            // grows with every write; see Lookup
+}
+
+// New returns the provider. Call Resume before it serves.
+func New(c Config) *Provider {
+	return &Provider{
+		c:       c,
+		servers: tracked.NewTable[server](c.Store, c.Service, "fluid-relay-servers"),
+		tenants: tracked.NewTable[tenantRow](c.Store, c.Service, "fluid-tenants"),
+		deleted: tracked.NewTable[tombstone](c.Store, c.Service, "fluid-tenants-deleted"),
+		cache:   map[string]tenant{},
+	}
+}
+
+func (p *Provider) row(ctx context.Context, id arm.ResourceID) (tracked.Row[server], error) {
+	row, err := p.servers.Get(ctx, strings.ToLower(id.Subscription), id.Key())
+	if errors.Is(err, store.ErrNotFound) {
+		return row, arm.ErrResourceNotFound(id)
+	}
+	return row, err
+}
+
+// isMissing says whether err is a 404 of row.
+func isMissing(err error) bool {
+	var refused *arm.Error
+	return errors.As(err, &refused)
+}
+
+// in returns the servers of a subscription, or of one of its groups.
+func (p *Provider) in(ctx context.Context, subscription, group string) ([]server, error) {
+	rows, err := p.servers.List(ctx, strings.ToLower(subscription))
+	if err != nil {
+		return nil, err
+	}
+	var some []server
+	for _, row := range rows {
+		id, err := row.Value.armID()
+		if err != nil {
+			return nil, err
+		}
+		if group == "" || strings.EqualFold(group, id.ResourceGroup) {
+			some = append(some, row.Value)
+		}
+	}
+	return some, nil
+}
+
+// Resources returns the servers of a subscription.
+func (p *Provider) Resources(ctx context.Context, subscription string) ([]tracked.Summary, error) {
+	some, err := p.in(ctx, subscription, "")
+	if err != nil {
+		return nil, err
+	}
+	summaries := make([]tracked.Summary, len(some))
+	for n, s := range some {
+		summaries[n] = tracked.Summary{ID: s.ID, Name: s.Name, Type: Type, Location: s.Location, Tags: s.Tags}
+	}
+	return summaries, nil
+}
+
+// DeleteGroup deletes the servers of a group, with all their data.
+func (p *Provider) DeleteGroup(ctx context.Context, subscription, group string) error {
+	some, err := p.in(ctx, subscription, group)
+	if err != nil {
+		return err
+	}
+	for _, s := range some {
+		id, err := s.armID()
+		if err != nil {
+			return err
+		}
+		if _, err := p.remove(ctx, id, func(string) error { return nil }); err != nil {
+			return fmt.Errorf("delete server %s: %w", s.Name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,122 @@
+package fluidrelay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/store"
+)
+
+// tenantRow leads from a tenant id to its server.
+type tenantRow struct {
+	Subscription string `json:"subscription"` // lower case
+	Key          string `json:"key"`          // the server's arm key
+}
+
+// tenant is what the data plane needs of a server.
+type tenant struct {
+	id       string
+	resource envelope.ResourceID
+	keys     tenantKeys
+}
+
+// Lookup finds a tenant by its frsTenantId: the id in its canonical letters, the
+// resource its data is sealed for, and key1 and key2, whose text signs tokens. ok is
+// false for an unknown one. It answers from memory, and from the store after a write.
+func (p *Provider) Lookup(ctx context.Context, frsTenantID string) (id string, resource envelope.ResourceID, keys [2]string, ok bool, err error) {
+	t, found, generation := p.cached(frsTenantID)
+	if !found {
+		t, found, err = p.loadTenant(ctx, frsTenantID)
+		if err != nil || !found {
+			return "", envelope.ResourceID{}, keys, false, err
+		}
+		p.remember(t, generation)
+	}
+	return t.id, t.resource, [2]string{t.keys.Key1, t.keys.Key2}, true, nil
+}
+
+func (p *Provider) cached(id string) (t tenant, found bool, generation uint64) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	t, found = p.cache[strings.ToLower(id)]
+	return t, found, p.generation
+}
+
+// remember keeps t, unless something was written since it was read: t may then have
+// keys that are no longer good.
+func (p *Provider) remember(t tenant, generation uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.generation == generation {
+		p.cache[t.id] = t
+	}
+}
+
+// forget is called after every write of a server, whether it succeeded or not: the
+// outcome of a failed one may be unknown.
+func (p *Provider) forget(id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.generation++
+	delete(p.cache, id)
+}
+
+func (p *Provider) loadTenant(ctx context.Context, id string) (tenant, bool, error) {
+	index, err := p.tenants.Get(ctx, "", strings.ToLower(id))
+	if errors.Is(err, store.ErrNotFound) {
+		return tenant{}, false, nil
+	}
+	if err != nil {
+		return tenant{}, false, fmt.Errorf("look up tenant %s: %w", id, err)
+	}
+	row, err := p.servers.Get(ctx, index.Value.Subscription, index.Value.Key)
+	// Index and server are written and deleted together: one without the other was
+	// read while that happened.
+	if errors.Is(err, store.ErrNotFound) {
+		return tenant{}, false, nil
+	}
+	if err != nil {
+		return tenant{}, false, fmt.Errorf("look up tenant %s: %w", id, err)
+	}
+	s := row.Value
+	if s.TenantID != strings.ToLower(id) {
+		return tenant{}, false, nil // the server was deleted and another one made meanwhile
+	}
+	return tenant{id: s.TenantID, resource: s.Resource, keys: s.Keys}, true, nil
+}
+
+// tombstone is what a deletion has still to do once the keys are destroyed.
+type tombstone struct {
+	TenantID  string `json:"tenantId"`
+	Principal string `json:"principal,omitempty"` // resource id of a system-assigned identity
+}
+
+// Resume finishes deletions that a stop of the process interrupted. The keys of what
+// is left are destroyed already.
+func (p *Provider) Resume(ctx context.Context) error {
+	rows, err := p.deleted.List(ctx, "")
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		if err := p.finish(ctx, row.Value); err != nil {
+			return fmt.Errorf("finish the deletion of tenant %s: %w", row.Value.TenantID, err)
+		}
+	}
+	return nil
+}
+
+func (p *Provider) finish(ctx context.Context, t tombstone) error {
+	if err := p.c.Relay.DeleteTenant(ctx, t.TenantID); err != nil {
+		return err
+	}
+	if t.Principal != "" {
+		if err := p.c.Principals.DeleteManagedIdentity(ctx, t.Principal); err != nil {
+			return err
+		}
+	}
+	return p.c.Store.WriteRows(ctx, []store.RowWrite{p.deleted.Delete("", t.TenantID, store.Anything)})
+}
