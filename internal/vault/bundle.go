@@ -87,12 +87,12 @@ func (v Vault) attributes(row versionRow) attributes {
 }
 
 func (s *Service) bundle(v Vault, k keyRow, row versionRow) (keyBundle, error) {
-	private, err := row.privateKey()
+	parsed, err := row.publicKey()
 	if err != nil {
 		return keyBundle{}, err
 	}
 	public := publicKey{ID: s.keyID(v, k.Name, row.ID), Type: row.Type, Operations: row.Operations}
-	switch key := private.Public().(type) {
+	switch key := parsed.(type) {
 	case *rsa.PublicKey:
 		public.N = encodeBinary(key.N.Bytes())
 		public.E = encodeBinary(big.NewInt(int64(key.E)).Bytes())

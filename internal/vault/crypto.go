@@ -52,31 +52,42 @@ type keySpec struct {
 
 func (k keySpec) isRSA() bool { return k.kind == typeRSA || k.kind == typeRSAHSM }
 
-// generate makes a private key. It may take seconds: no lock is held.
-func (k keySpec) generate() (pkcs8 []byte, err error) {
-	var private any
+// generate makes a key pair, as PKCS #8 and as SubjectPublicKeyInfo. It may take
+// seconds: no lock is held.
+func (k keySpec) generate() (private, public []byte, err error) {
+	var key crypto.Signer
 	if k.isRSA() {
-		private, err = rsa.GenerateKey(rand.Reader, k.bits)
+		key, err = rsa.GenerateKey(rand.Reader, k.bits)
 	} else {
-		private, err = ecdsa.GenerateKey(curves[k.curve], rand.Reader)
+		key, err = ecdsa.GenerateKey(curves[k.curve], rand.Reader)
 	}
 	if err == nil {
-		pkcs8, err = x509.MarshalPKCS8PrivateKey(private)
+		private, err = x509.MarshalPKCS8PrivateKey(key)
+	}
+	if err == nil {
+		public, err = x509.MarshalPKIXPublicKey(key.Public())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("make a key: %w", err)
+		return nil, nil, fmt.Errorf("make a key: %w", err)
 	}
-	return pkcs8, nil
+	return private, public, nil
 }
 
-// privateKey parses a stored private key.
-func (v versionRow) privateKey() (crypto.Signer, error) {
-	parsed, err := x509.ParsePKCS8PrivateKey(v.PKCS8)
-	signer, ok := parsed.(crypto.Signer)
-	if err != nil || !ok {
+// privateKey parses a stored private key; only decrypt, unwrap and sign need it.
+func (v versionRow) privateKey() (any, error) {
+	key, err := x509.ParsePKCS8PrivateKey(v.Private)
+	if err != nil {
 		return nil, fmt.Errorf("private key of version %s: %w", v.ID, store.ErrCorrupt)
 	}
-	return signer, nil
+	return key, nil
+}
+
+func (v versionRow) publicKey() (any, error) {
+	key, err := x509.ParsePKIXPublicKey(v.Public)
+	if err != nil {
+		return nil, fmt.Errorf("public key of version %s: %w", v.ID, store.ErrCorrupt)
+	}
+	return key, nil
 }
 
 // encryption is an algorithm that encrypts and wraps, which for RSA is the same.
@@ -116,48 +127,38 @@ var encryptions = map[string]encryption{
 // short, badly padded. Which of them would help only an attacker.
 func errParameter() error { return badParameter("The parameter is incorrect.\r\n") }
 
-// encrypt serves encrypt and wrapKey; decrypt, below, the other two.
+// encrypt serves encrypt and wrapKey. checkAlgorithm has passed alg.
 func (v versionRow) encrypt(alg string, value []byte) ([]byte, error) {
-	e, key, err := v.encryption(alg)
+	public, err := v.publicKey()
 	if err != nil {
 		return nil, err
 	}
-	if len(value) == 0 {
+	key, ok := public.(*rsa.PublicKey)
+	if !ok || len(value) == 0 {
 		return nil, errParameter()
 	}
-	out, err := e.encrypt(&key.PublicKey, value)
+	out, err := encryptions[alg].encrypt(key, value)
 	if err != nil {
 		return nil, errParameter()
 	}
 	return out, nil
 }
 
+// decrypt serves decrypt and unwrapKey.
 func (v versionRow) decrypt(alg string, value []byte) ([]byte, error) {
-	e, key, err := v.encryption(alg)
-	if err != nil {
-		return nil, err
-	}
-	out, err := e.decrypt(key, value)
-	if err != nil {
-		return nil, errParameter()
-	}
-	return out, nil
-}
-
-func (v versionRow) encryption(alg string) (encryption, *rsa.PrivateKey, error) {
-	e, known := encryptions[alg]
-	if !known {
-		return encryption{}, nil, errParameter()
-	}
 	private, err := v.privateKey()
 	if err != nil {
-		return encryption{}, nil, err
+		return nil, err
 	}
 	key, ok := private.(*rsa.PrivateKey)
 	if !ok {
-		return encryption{}, nil, errParameter()
+		return nil, errParameter()
 	}
-	return e, key, nil
+	out, err := encryptions[alg].decrypt(key, value)
+	if err != nil {
+		return nil, errParameter()
+	}
+	return out, nil
 }
 
 // checkAlgorithm refuses an algorithm that is unknown or not for keys of this type.

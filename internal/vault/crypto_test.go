@@ -45,7 +45,7 @@ func wycheproofOAEP(t *testing.T, alg, file string) {
 	}
 	ran := 0
 	for _, group := range suite.Groups {
-		row := versionRow{ID: "vector", Type: typeRSA, PKCS8: unhex(t, group.PKCS8)}
+		row := versionRow{ID: "vector", Type: typeRSA, Private: unhex(t, group.PKCS8)}
 		for _, test := range group.Tests {
 			if test.Label != "" {
 				continue

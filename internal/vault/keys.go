@@ -38,7 +38,8 @@ type versionRow struct {
 	Created    int64             `json:"created"`
 	Updated    int64             `json:"updated"`
 	Tags       map[string]string `json:"tags,omitempty"`
-	PKCS8      []byte            `json:"pkcs8"`
+	Private    []byte            `json:"private"` // PKCS #8
+	Public     []byte            `json:"public"`  // SubjectPublicKeyInfo
 }
 
 func (k keyRow) newest() string { return k.Versions[len(k.Versions)-1] }
@@ -112,14 +113,15 @@ func (s *Service) create(ctx context.Context, v Vault, name string, spec keySpec
 	if err := s.mayCreate(ctx, v, name); err != nil {
 		return keyRow{}, versionRow{}, err
 	}
-	pkcs8, err := spec.generate()
+	private, public, err := spec.generate()
 	if err != nil {
 		return keyRow{}, versionRow{}, err
 	}
 	var id [16]byte
 	_, _ = rand.Read(id[:])
 	now := time.Now().Unix()
-	row.ID, row.Type, row.Curve, row.PKCS8 = hex.EncodeToString(id[:]), spec.kind, spec.curve, pkcs8
+	row.ID, row.Type, row.Curve = hex.EncodeToString(id[:]), spec.kind, spec.curve
+	row.Private, row.Public = private, public
 	row.Created, row.Updated = now, now
 
 	var k keyRow

@@ -64,11 +64,11 @@ func (v versionRow) verify(alg string, digest, sig []byte) (bool, error) {
 	if len(digest) != s.hash.Size() {
 		return false, errParameter()
 	}
-	private, err := v.privateKey()
+	public, err := v.publicKey()
 	if err != nil {
 		return false, err
 	}
-	switch key := private.Public().(type) {
+	switch key := public.(type) {
 	case *rsa.PublicKey:
 		if s.pss {
 			return rsa.VerifyPSS(key, s.hash, digest, sig, s.pssOptions()) == nil, nil
