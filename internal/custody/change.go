@@ -72,19 +72,36 @@ func (k *Keeper) Update(ctx context.Context, r envelope.ResourceID, s Settings, 
 		key.Wipe()
 		return err
 	}
-	rec, asked, err := k.wrapRoot(ctx, r, key, s, described.ID, old.Generation+1, forUpdate)
+	return k.rewrap(ctx, r, rewrapping{old: old, row: row, key: key, to: s, version: described, reason: forUpdate}, also...)
+}
+
+// rewrapping is a root key on its way from one key version to another.
+type rewrapping struct {
+	old     *wrapRecord
+	row     store.Row        // of old
+	key     envelope.RootKey // unwrapped from old; rewrap's to keep or wipe
+	to      Settings
+	version keystore.Key // of to, as it was checked
+	reason  reason
+}
+
+// rewrap wraps the root key with the new version, stores that in one write with also,
+// and goes on under it.
+func (k *Keeper) rewrap(ctx context.Context, r envelope.ResourceID, m rewrapping, also ...store.RowWrite) error {
+	rec, asked, err := k.wrapRoot(ctx, r, m.key, m.to, m.version.ID, m.old.Generation+1, m.reason)
 	if err == nil {
-		err = k.replace(ctx, r, old, row, rec, also)
+		err = k.replace(ctx, r, m.old, m.row, rec, also)
 	}
 	if err != nil {
-		key.Wipe()
+		m.key.Wipe()
 		if errors.Is(err, errOutcomeUnknown) {
 			// The record in memory may be the wrong one: begin again with what is stored.
 			k.drop(r, leaseError())
 		}
 		return err
 	}
-	k.install(r, rec, key, evidence{verdict: proof, asked: asked, described: true, expires: described.Expires})
+	k.install(r, rec, m.key, evidence{verdict: proof, asked: asked, described: true, expires: m.version.Expires})
+	k.c.Log.InfoContext(ctx, "root key rewrapped", "from", m.old.KeyID, "to", rec.KeyID, "generation", rec.Generation, "reason", string(m.reason))
 	return nil
 }
 
@@ -140,23 +157,36 @@ func (k *Keeper) unwrapPrevious(ctx context.Context, r envelope.ResourceID, old 
 			old.kid, described.Expires.UTC().Format(time.RFC3339), undo)
 		return envelope.RootKey{}
 	}
-	material, err := u.unwrap(ctx, old.wrapped())
-	defer clear(material)
+	key, err := unwrapOld(ctx, u, r, old)
 	if err != nil {
 		problems.add(codePreviousLost, "The previous key version %s does not unwrap as %s (%s). %s", old.kid, identity, short(err), undo)
-		return envelope.RootKey{}
-	}
-	key, err := envelope.ParseRootKey(material)
-	if err != nil || !committed(key, r, old) {
-		key.Wipe()
-		problems.add(codePreviousLost, "The previous key version %s unwrapped another key than the one that was wrapped. %s", old.kid, undo)
-		return envelope.RootKey{}
 	}
 	return key
 }
 
+// unwrapOld gets the root key back with the version in force.
+func unwrapOld(ctx context.Context, u kek, r envelope.ResourceID, old *wrapRecord) (envelope.RootKey, error) {
+	material, err := u.unwrap(ctx, old.wrapped())
+	defer clear(material)
+	if err != nil {
+		return envelope.RootKey{}, err
+	}
+	key, err := envelope.ParseRootKey(material)
+	if err != nil || !committed(key, r, old) {
+		key.Wipe()
+		return envelope.RootKey{}, errMismatch
+	}
+	return key, nil
+}
+
+// errMismatch: the key store unwrapped another key than the one that was wrapped.
+var errMismatch = errors.New(reasonMismatch)
+
 // short is a refusal in a few words.
 func short(err error) string {
+	if errors.Is(err, errMismatch) {
+		return reasonMismatch
+	}
 	var r *keystore.Error
 	if !errors.As(err, &r) || r.Outage() {
 		return "the vault does not answer"
@@ -181,7 +211,7 @@ func (k *Keeper) wrapRoot(ctx context.Context, r envelope.ResourceID, key envelo
 	rec = &wrapRecord{
 		Version: recordVersion, Resource: hex.EncodeToString(r[:]), Epoch: firstEpoch, Generation: generation,
 		KeyURL: s.Key.String(), KeyID: keyIDText(w.ID), Identity: s.Identity, Algorithm: w.Algorithm,
-		Wrapped: w.Value, Commitment: commitment[:], CreatedAt: time.Now().UTC(), RequestID: w.RequestID, kid: w.ID,
+		Wrapped: w.Value, Commitment: commitment[:], CreatedAt: time.Now().UTC(), RequestID: w.RequestID, kid: w.ID, configured: s.Key,
 	}
 	asked = time.Now()
 	material, err := u.unwrap(ctx, rec.wrapped())

@@ -200,6 +200,13 @@ type rowStore struct {
 	failRead error // every read fails with it
 }
 
+// fail makes the next write fail.
+func (s *rowStore) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failNext = err
+}
+
 func newRowStore() *rowStore { return &rowStore{rows: map[store.RowKey]store.Row{}} }
 
 // clone is a copy of the disk.

@@ -22,6 +22,7 @@ const (
 	ProbeTimeout = 2 * time.Second
 	Grace        = 15 * time.Minute // of an outage, from the last proof
 	Hold         = time.Hour        // clients of a revoked key are held, then closed
+	VersionEvery = time.Hour        // is the newest version looked for, when the key URL names none
 )
 
 // Settings say which key protects a resource, and as whom it is used.
@@ -34,7 +35,9 @@ type Settings struct {
 type Config struct {
 	Store   store.Store
 	Service envelope.ServiceKey
-	// KeyStore returns the key store as the identity with this resource id sees it.
+	// KeyStore returns the key store as the identity with this resource id sees it. It is
+	// asked before each use and should return the same client each time: a client
+	// remembers tokens and challenges.
 	KeyStore func(identity string) keystore.Client
 	Hosts    keystore.Hosts // to parse the key ids of stored wrap records
 	Log      *slog.Logger

@@ -60,6 +60,7 @@ const (
 	forCheck  reason = "check"  // a dry run
 	forCreate reason = "create" // of a resource
 	forUpdate reason = "update" // of a resource's key settings
+	forRotate reason = "rotate" // to the key's newest version
 )
 
 // kek is a customer's key as one use of it sees it: as one identity, for one reason,

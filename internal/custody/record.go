@@ -55,7 +55,8 @@ type wrapRecord struct {
 	CreatedAt  time.Time `json:"createdAt"`           // RFC 3339
 	RequestID  string    `json:"requestId,omitempty"` // the key store's, of the wrap
 
-	kid keystore.URL // parsed KeyID; zero for the service-managed key
+	kid        keystore.URL // parsed KeyID; zero for the service-managed key
+	configured keystore.URL // parsed KeyURL; likewise
 }
 
 func (r *wrapRecord) encode() ([]byte, error) {
@@ -96,11 +97,10 @@ func decodeRecord(b []byte, hosts keystore.Hosts) (*wrapRecord, error) {
 	if r.kid.Version() == "" {
 		return nil, errors.New("kid has no version")
 	}
-	configured, err := keystore.ParseURL(r.KeyURL, hosts)
-	if err != nil {
+	if r.configured, err = keystore.ParseURL(r.KeyURL, hosts); err != nil {
 		return nil, fmt.Errorf("keyUrl: %w", err)
 	}
-	if configured.WithVersion("") != r.kid.WithVersion("") {
+	if r.configured.WithVersion("") != r.kid.WithVersion("") {
 		return nil, errors.New("keyUrl and kid name different keys")
 	}
 	return &r, nil
@@ -125,6 +125,11 @@ func (r *wrapRecord) validate() error {
 		return errors.New("kid, keyUrl and identity do not fit together")
 	}
 	return nil
+}
+
+// followsNewest says whether the owner left the choice of the version to us.
+func (r *wrapRecord) followsNewest() bool {
+	return !r.configured.IsZero() && r.configured.Version() == ""
 }
 
 func (r *wrapRecord) wrapped() keystore.Wrapped {

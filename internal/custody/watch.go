@@ -60,6 +60,9 @@ type watch struct {
 	noHost    time.Time // first failure to find the host; zero: it is found
 	faults    int       // in a row, while unreachable
 
+	versionSeen time.Time // when the newest version was last looked for
+	rotating    bool      // it is being looked for now
+
 	lease *lease      // nil when there is no right to use the key
 	timer *time.Timer // fires when the lease ends
 }
@@ -138,6 +141,11 @@ func (w *watch) probe(ctx context.Context) {
 		return
 	}
 	r.learn(key, found)
+	if found.verdict == proof && !w.rotating && time.Since(w.versionSeen) >= VersionEvery {
+		// Beside the probes: rewrapping many root keys must not hold them up.
+		w.rotating = true
+		w.k.wg.Go(func() { w.rotate(ctx) })
+	}
 }
 
 // pick prefers a member whose record is known to be good, then one that has its key
