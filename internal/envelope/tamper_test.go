@@ -190,6 +190,30 @@ func TestKindByteIsBound(t *testing.T) {
 	}
 }
 
+// Kinds that only a holder of the key could have sealed: the kind is checked, and
+// not only what follows from it.
+func TestForgedKindsDoNotOpen(t *testing.T) {
+	dk, sk := NewDocumentKey(), NewServiceKey()
+	row := must(sealBox(sk.secret, appendPreamble(nil, KindRow), []byte("x"), []byte("label")))
+	if got, err := sk.UnwrapKey("label", row); !errors.Is(err, ErrOpen) {
+		t.Errorf("a row unwraps as a key: %q, %v; want ErrOpen", got, err)
+	}
+
+	facts := binary.BigEndian.AppendUint64(appendPlace(appendPreamble(nil, KindOps), testPlace), 0)
+	err := dk.use(func(b []byte) error {
+		header, aead, err := newHeader(b[:keyBytes], facts, make([]byte, 32))
+		if err != nil {
+			return err
+		}
+		data := newChunkData(header, Name{})
+		_, err = dk.OpenObject(testPlace, KindOps, Name{}, Sealed{aead.Seal(header, nil, nil, data.at(0, true))})
+		return err
+	})
+	if !errors.Is(err, ErrOpen) {
+		t.Errorf("an object of kind ops: %v; want ErrOpen", err)
+	}
+}
+
 func TestMisplacedValuesDoNotOpen(t *testing.T) {
 	dk, rk, sk := NewDocumentKey(), NewRootKey(), NewServiceKey()
 	object := must(dk.SealObject(testPlace, KindObject, Name{1}, []byte("blob")))
