@@ -2,6 +2,7 @@ package entra
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"mime"
@@ -72,7 +73,7 @@ func (a authorityRequest) serve() error {
 	case "oauth2/v2.0/token", "oauth2/token":
 		method, handle = http.MethodPost, a.token
 	default:
-		return &authorityError{status: http.StatusNotFound, kind: "invalid_request", number: 900144,
+		return &authorityError{status: http.StatusNotFound, kind: "invalid_request", number: 90023,
 			text: "The path is none of this authority's endpoints."}
 	}
 	if a.r.Method != method {
@@ -129,7 +130,7 @@ func (a authorityRequest) knowDirectory(directory string) error {
 	_, err := a.service.directories.get(a.r.Context(), a.service.directories.key(directory))
 	if notFound(err) {
 		return &authorityError{status: http.StatusBadRequest, kind: "invalid_request", number: 90002,
-			text: fmt.Sprintf("Tenant '%s' not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud.", directory)}
+			text: fmt.Sprintf("Tenant '%s' not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud.", excerpt(directory))}
 	}
 	return err
 }
@@ -175,6 +176,15 @@ func (a authorityRequest) instance(string) error {
 	return nil
 }
 
+// excerpt makes a parameter fit for a message.
+func excerpt(s string) string {
+	const most = 200
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "..."
+	}
+	return s
+}
+
 func endpointPath(u *url.URL) string {
 	if u == nil {
 		return ""
@@ -201,14 +211,14 @@ func (a authorityRequest) form() (url.Values, error) {
 	for name, values := range a.r.PostForm {
 		if len(values) > 1 { // RFC 6749, 3.2
 			return nil, &authorityError{status: http.StatusBadRequest, kind: "invalid_request", number: 9000411,
-				text: fmt.Sprintf("The request is not properly formatted. The parameter '%s' is duplicated.", name)}
+				text: fmt.Sprintf("The request is not properly formatted. The parameter '%s' is duplicated.", excerpt(name))}
 		}
 	}
 	return a.r.PostForm, nil
 }
 
 func badForm(text string) error {
-	return &authorityError{status: http.StatusBadRequest, kind: "invalid_request", number: 90014, text: text}
+	return &authorityError{status: http.StatusBadRequest, kind: "invalid_request", number: 90023, text: text}
 }
 
 // authorityError is a refusal of the authority.
@@ -224,8 +234,8 @@ func (e *authorityError) Error() string { return fmt.Sprintf("AADSTS%d: %s", e.n
 // fail answers an error in the authority's shape; one that is not a refusal is
 // ours, and its cause goes to the log alone.
 func (a authorityRequest) fail(err error) {
-	refusal, ok := err.(*authorityError)
-	if !ok {
+	var refusal *authorityError
+	if !errors.As(err, &refusal) {
 		a.service.log.ErrorContext(a.r.Context(), "authority failed",
 			slog.String("request_id", a.trace), slog.Any("err", err))
 		refusal = &authorityError{status: http.StatusInternalServerError, kind: "server_error", number: 90033,
