@@ -10,13 +10,13 @@
 //
 //	every header:  magic "TDLK" 4 | format 1 | suite 1 | kind 1 | flags 1 | facts of the kind | salt 16 | commitment 16
 //
-//	kind             under         facts                                                  then
-//	1 ops            DocumentKey   place 44, term 8, first seq 8, prev 32, prev records 8   records
-//	2 checkpoint     DocumentKey   place 44, length 8                                     chunks
-//	3 object         DocumentKey   place 44, length 8                                     chunks
-//	4 row            ServiceKey    –                                                      one box
-//	5 document key   RootKey       place 44                                               one box of 64
-//	6 key            ServiceKey    –                                                      one box
+//	kind             under         facts                                                     then
+//	1 ops            DocumentKey   place 44, term 8, first seq 8, prev 32, prev records 8    records
+//	2 checkpoint     DocumentKey   place 44, length 8                                        chunks
+//	3 object         DocumentKey   place 44, length 8                                        chunks
+//	4 row            ServiceKey    –                                                         a box
+//	5 document key   RootKey       place 44                                                  a box
+//	6 key            ServiceKey    –                                                         a box
 //
 //	place:         resource 16 | document 16 | key id 8 | root epoch 4
 //	box, chunk:    nonce 12 | ciphertext | tag 16
@@ -24,8 +24,8 @@
 //
 // # Invariants
 //
-//   - A Sealed, Header or Record that is not empty came out of this package, so an
-//     interface that takes one cannot be handed plaintext by mistake.
+//   - A Sealed, Header or Record that is not zero was sealed here or has passed a
+//     parser, so an interface that takes one cannot be handed plaintext by mistake.
 //   - A value opens only under its key, at its place, under its name, in its order:
 //     all of that is in the associated data, length-prefixed.
 //   - No key seals more than MaxSegmentRecords times.
