@@ -1,2 +1,3 @@
-// Package storetest is the contract of package store as one test suite.
+// Package storetest is the contract of package store as one test suite: every
+// engine passes it.
 package storetest

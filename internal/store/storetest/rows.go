@@ -1,0 +1,192 @@
+package storetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/store"
+)
+
+func objectsComeBack(t *testing.T, st store.Store) {
+	d := NewDoc(t)
+	a, b := d.Object("a", "first"), d.Object("b", "second")
+	if err := st.PutObjects(t.Context(), d.Handle, []store.Object{a, b}); err != nil {
+		t.Fatal(err)
+	}
+	replaced := d.Object("a", "third")
+	if err := st.PutObjects(t.Context(), d.Handle, []store.Object{replaced}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []store.Object{replaced, b} {
+		got, err := st.GetObject(t.Context(), d.Handle, c.Name)
+		if err != nil || string(got.Bytes()) != string(c.Value.Bytes()) {
+			t.Errorf("object: got %d bytes, %v; want the %d put last", len(got.Bytes()), err, len(c.Value.Bytes()))
+		}
+		if has, err := st.HasObject(t.Context(), d.Handle, c.Name); err != nil || !has {
+			t.Errorf("has = %t, %v; want true", has, err)
+		}
+	}
+	unknown := d.Object("c", "").Name
+	_, err := st.GetObject(t.Context(), d.Handle, unknown)
+	wantErr(t, "unknown object", err, store.ErrNotFound)
+	if has, err := st.HasObject(t.Context(), d.Handle, unknown); err != nil || has {
+		t.Errorf("has unknown = %t, %v; want false", has, err)
+	}
+}
+
+func newRows(t *testing.T) rows { return rows{t, envelope.NewServiceKey()} }
+
+func writeRows(t *testing.T, st store.Store, w ...store.RowWrite) {
+	t.Helper()
+	if err := st.WriteRows(t.Context(), w); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func rowsKeepRevisions(t *testing.T, st store.Store) {
+	r := newRows(t)
+	k := store.RowKey{Table: "things", Partition: numbered(1), Name: numbered(2)}
+	_, err := st.GetRow(t.Context(), k)
+	wantErr(t, "row before it was written", err, store.ErrNotFound)
+	wantErr(t, "write at a revision of nothing", st.WriteRows(t.Context(), []store.RowWrite{r.put(k, "x", store.AtRevision(1))}), store.ErrConflict)
+
+	writeRows(t, st, r.put(k, "one", store.Absent))
+	wantErr(t, "second creation", st.WriteRows(t.Context(), []store.RowWrite{r.put(k, "x", store.Absent)}), store.ErrConflict)
+	writeRows(t, st, r.put(k, "two", store.AtRevision(1)))
+	wantErr(t, "write at an old revision", st.WriteRows(t.Context(), []store.RowWrite{r.put(k, "x", store.AtRevision(1))}), store.ErrConflict)
+	writeRows(t, st, r.put(k, "three", store.Anything))
+
+	row, err := st.GetRow(t.Context(), k)
+	if err != nil || row.Revision != 3 || row.RowKey != k || r.text(row) != "three" {
+		t.Errorf("got revision %d, %v; want 3 with the last text", row.Revision, err)
+	}
+	wantErr(t, "delete at an old revision", st.WriteRows(t.Context(), []store.RowWrite{{RowKey: k, Expect: store.AtRevision(2)}}), store.ErrConflict)
+	writeRows(t, st, store.RowWrite{RowKey: k, Expect: store.AtRevision(3)})
+	writeRows(t, st, store.RowWrite{RowKey: k, Expect: store.Anything}) // deleting nothing is fine
+	writeRows(t, st, r.put(k, "again", store.Absent))
+	if row, err = st.GetRow(t.Context(), k); err != nil || row.Revision != 1 {
+		t.Errorf("a row made again has revision %d, %v; want 1", row.Revision, err)
+	}
+}
+
+func rowWritesAreAllOrNothing(t *testing.T, st store.Store) {
+	r := newRows(t)
+	a := store.RowKey{Table: "things", Name: numbered(1)}
+	b := store.RowKey{Table: "other", Name: numbered(1)}
+	writeRows(t, st, r.put(a, "a", store.Absent), r.put(b, "b", store.Absent))
+	err := st.WriteRows(t.Context(), []store.RowWrite{
+		r.put(a, "changed", store.AtRevision(1)), {RowKey: b, Expect: store.AtRevision(7)},
+	})
+	wantErr(t, "one stale of two", err, store.ErrConflict)
+	for k, text := range map[store.RowKey]string{a: "a", b: "b"} {
+		row, err := st.GetRow(t.Context(), k)
+		if err != nil || row.Revision != 1 || r.text(row) != text {
+			t.Errorf("row of %s changed by a refused write: revision %d, %v", k.Table, row.Revision, err)
+		}
+	}
+}
+
+func listRowsInOrder(t *testing.T, st store.Store) {
+	r := newRows(t)
+	in := func(table store.Table, partition, name uint64) store.RowKey {
+		return store.RowKey{Table: table, Partition: numbered(partition), Name: numbered(name)}
+	}
+	for _, k := range []store.RowKey{
+		in("t", 1, 3), in("t", 1, 1), in("t", 1, 2), in("t", 2, 9), in("tt", 1, 9), in("t", 0, 9), {Table: "t", Partition: numbered(1)},
+	} {
+		writeRows(t, st, r.put(k, fmt.Sprint(k.Name[7]), store.Absent))
+	}
+	list := func(after envelope.Name, limit int) (names []byte) {
+		got, err := st.ListRows(t.Context(), "t", numbered(1), after, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range got {
+			if row.Table != "t" || row.Partition != numbered(1) || r.text(row) != fmt.Sprint(row.Name[7]) {
+				t.Errorf("row %d of another place: %s", row.Name[7], row.Table)
+			}
+			names = append(names, row.Name[7])
+		}
+		return names
+	}
+	want(t, "all", list(envelope.Name{}, 100), []byte{0, 1, 2, 3})
+	want(t, "first two", list(envelope.Name{}, 2), []byte{0, 1})
+	want(t, "after 1", list(numbered(1), 100), []byte{2, 3})
+	want(t, "after the last", list(numbered(3), 100), nil)
+}
+
+func oneOfManyRowWritersWins(t *testing.T, st store.Store) {
+	r := newRows(t)
+	k := store.RowKey{Table: "counter", Name: numbered(1)}
+	writeRows(t, st, r.put(k, "", store.Absent))
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	won := 0
+	for range 16 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for range 8 {
+				row, err := st.GetRow(context.Background(), k)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				err = st.WriteRows(context.Background(), []store.RowWrite{r.put(k, "", store.AtRevision(row.Revision))})
+				if err != nil && !errors.Is(err, store.ErrConflict) {
+					t.Error(err)
+				}
+				if err == nil {
+					mu.Lock()
+					won++
+					mu.Unlock()
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	row, err := st.GetRow(t.Context(), k)
+	if err != nil || int(row.Revision) != won+1 {
+		t.Errorf("%d writes succeeded and the revision is %d, %v", won, row.Revision, err)
+	}
+}
+
+func closedIsSaid(t *testing.T, st store.Store) {
+	d, c := filled(t, st)
+	next := d.Append(c, 9, 10, "x")
+	for range 2 {
+		if err := st.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, claimErr := st.Claim(t.Context(), d.Handle)
+	_, readErr := st.Read(t.Context(), d.Handle, 1, 2, 0)
+	_, getErr := st.GetObject(t.Context(), d.Handle, envelope.Name{})
+	_, listErr := st.ListRows(t.Context(), "t", envelope.Name{}, envelope.Name{}, 1)
+	for what, err := range map[string]error{
+		"claim": claimErr, "read": readErr, "get": getErr, "list": listErr,
+		"append": st.Append(t.Context(), next),
+		"rows":   st.WriteRows(t.Context(), nil),
+		"delete": st.DeleteDocument(t.Context(), d.Handle),
+	} {
+		wantErr(t, what+" after Close", err, store.ErrClosed)
+	}
+}
+
+func cancelledCallsChangeNothing(t *testing.T, st store.Store) {
+	d, c := filled(t, st)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	wantErr(t, "append", st.Append(ctx, d.Append(c, 9, 10, "x")), context.Canceled)
+	_, err := st.Claim(ctx, d.Handle)
+	wantErr(t, "claim", err, context.Canceled)
+	wantErr(t, "delete", st.DeleteDocument(ctx, d.Handle), context.Canceled)
+	want(t, "the log", read(t, st, d, 1, 100, 0), []string{"1-3 a", "4-4 b", "5-9 c"})
+	if again := claim(t, st, d.Handle); again.Term != c.Term+1 {
+		t.Errorf("term %d after a cancelled claim of term %d", again.Term, c.Term)
+	}
+}
