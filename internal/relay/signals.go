@@ -58,44 +58,35 @@ func splitSignals(arg json.RawMessage) ([]json.RawMessage, error) {
 	return contents, nil
 }
 
-// signalV2 is what the service reads of a signal of the second dialect.
-type signalV2 struct {
-	frame    socketio.Frame
-	target   sequencer.ClientID
-	targeted bool
-}
-
-// parseSignalV2 checks a signal of the second dialect. It is passed on with all
-// its members, known or not, but as from: what it says of its sender is dropped.
-func parseSignalV2(raw json.RawMessage, from []byte) (signalV2, error) {
+// rewriteSignal checks a signal of the second dialect and returns it as from, a
+// JSON string: with all its members, known or not, but what it said of its sender.
+// target is nil if it is for everyone.
+func rewriteSignal(raw json.RawMessage, from []byte) (body []byte, target *sequencer.ClientID, err error) {
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &members); err != nil || members["content"] == nil {
-		return signalV2{}, errBadSignal
+		return nil, nil, errBadSignal
 	}
-	var known struct {
-		Type             *string  `json:"type"`
-		ConnectionNumber *float64 `json:"clientConnectionNumber"`
-		RSN              *float64 `json:"referenceSequenceNumber"`
-		Target           *string  `json:"targetClientId"`
-	}
-	if err := json.Unmarshal(raw, &known); err != nil {
-		return signalV2{}, errBadSignal
+	for name, into := range map[string]any{
+		"type":                    new(*string),
+		"clientConnectionNumber":  new(*float64),
+		"referenceSequenceNumber": new(*float64),
+		"targetClientId":          &target,
+	} {
+		if value, ok := members[name]; ok && json.Unmarshal(value, into) != nil {
+			return nil, nil, errBadSignal
+		}
 	}
 	members["clientId"] = from
-	b := make([]byte, 0, len(raw)+len(from)+len(`{"clientId":,}`))
+	body = make([]byte, 0, len(raw)+len(from)+len(`{"clientId":,}`))
 	separator := byte('{')
 	for _, name := range slices.Sorted(maps.Keys(members)) {
-		b = append(b, separator)
+		body = append(body, separator)
 		separator = ','
-		b = append(b, encode(name)...)
-		b = append(b, ':')
-		b = append(b, members[name]...)
+		body = append(body, encode(name)...)
+		body = append(body, ':')
+		body = append(body, members[name]...)
 	}
-	s := signalV2{frame: socketio.NewEvent("signal", append(b, '}'))}
-	if known.Target != nil {
-		s.target, s.targeted = sequencer.ClientID(*known.Target), true
-	}
-	return s, nil
+	return append(body, '}'), target, nil
 }
 
 func isArray(raw json.RawMessage) bool {

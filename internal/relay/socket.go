@@ -266,14 +266,15 @@ func (s *session) sendSignalsV2(arg json.RawMessage) error {
 	}
 	from := encode(s.id)
 	for _, raw := range signals {
-		signal, err := parseSignalV2(raw, from)
+		body, target, err := rewriteSignal(raw, from)
 		if err != nil {
 			return err
 		}
-		if signal.targeted {
-			s.doc.sendTo(signal.target, signal.frame)
+		frame := socketio.NewEvent("signal", body)
+		if target != nil {
+			s.doc.sendTo(*target, frame)
 		} else {
-			s.doc.send(signal.frame)
+			s.doc.send(frame)
 		}
 	}
 	return nil
