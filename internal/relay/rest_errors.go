@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tidelock/tidelock/internal/custody"
@@ -71,7 +72,9 @@ func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) 
 	case errors.As(err, &large):
 		answerJSON(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("The request body is larger than %d bytes.", large.Limit))
 	case errors.Is(err, history.ErrBadSummary):
-		answerJSON(w, http.StatusBadRequest, err.Error())
+		// Without what we were doing and where: the client knows.
+		_, why, _ := strings.Cut(err.Error(), history.ErrBadSummary.Error()+": ")
+		answerJSON(w, http.StatusBadRequest, "The summary cannot be stored: "+why)
 	case errors.Is(err, history.ErrNotFound):
 		answerJSON(w, http.StatusNotFound, "The requested object does not exist in this document.")
 	case errors.Is(err, errUnknownDocument):

@@ -192,7 +192,7 @@ func (s *Server) serveREST(row *route, w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		// Read on what the client still sends: a connection that closes while it does
 		// looks like a network failure, and 401 would not make it renew its token.
-		_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, row.body))
+		_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, largeBody))
 		s.answerError(w, c.r, err)
 	}
 }
