@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 )
@@ -121,7 +122,7 @@ func relayBody(identity, keyID string) any {
 	}
 }
 
-// seedKey returns the identifier of the key's newest version, making the key if
+// seedKey returns the identifier of the key, without a version, making the key if
 // an earlier run did not come so far.
 func (c *Client) seedKey(ctx context.Context) (string, error) {
 	keys, err := c.Keys(seedVault)
@@ -137,5 +138,6 @@ func (c *Client) seedKey(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", vaultError("key "+seedKey, err)
 	}
-	return string(*bundle.Key.KID), nil
+	// Without a version: the relay follows the key when its owner rotates it.
+	return strings.TrimSuffix(string(*bundle.Key.KID), "/"+bundle.Key.KID.Version()), nil
 }

@@ -1,0 +1,209 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidelock/tidelock/internal/custody"
+	"github.com/tidelock/tidelock/internal/entra"
+	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/keystore"
+	"github.com/tidelock/tidelock/internal/relay"
+	"github.com/tidelock/tidelock/internal/store"
+	"github.com/tidelock/tidelock/internal/store/pebble"
+	"github.com/tidelock/tidelock/internal/vault"
+)
+
+// App is one server, open and not yet serving.
+type App struct {
+	c         Config
+	service   envelope.ServiceKey
+	authority *authority
+	installed installation
+
+	relayListener, managementListener net.Listener
+	relayHTTP, managementHTTP         *http.Server
+
+	store   store.Store
+	entra   *entra.Service
+	vault   *vault.Service
+	custody *custody.Keeper
+	relay   *relay.Server
+}
+
+// drainTime bounds an orderly stop; after it connections are cut. Everything that
+// was acknowledged is durable long before.
+const drainTime = 20 * time.Second
+
+// Open takes the addresses, opens the data directory, making what is not there,
+// and wires everything. On an error nothing is left open.
+func Open(ctx context.Context, c Config) (_ *App, err error) {
+	a := &App{}
+	if a.c, err = c.withDefaults(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			a.Close()
+		}
+	}()
+	// The addresses first: when they are taken, nothing has been touched yet.
+	if a.relayListener, err = bind(ctx, a.c.RelayAddr, "--relay"); err != nil {
+		return nil, err
+	}
+	if a.managementListener, err = bind(ctx, a.c.ManagementAddr, "--management"); err != nil {
+		return nil, err
+	}
+	if a.service, err = loadServiceKey(a.c.DataDir); err != nil {
+		return nil, err
+	}
+	if a.authority, err = loadAuthority(a.c.DataDir); err != nil {
+		return nil, err
+	}
+	if a.store, err = pebble.Open(pebble.Options{Dir: a.c.DataDir, Log: a.c.Log}); err != nil {
+		return nil, err
+	}
+	return a, a.wire(ctx)
+}
+
+// wire makes the services, each with what it needs.
+func (a *App) wire(ctx context.Context) (err error) {
+	a.installed, err = loadInstallation(ctx, a.store, a.service)
+	isNew := errors.Is(err, store.ErrNotFound)
+	if err != nil && !isNew {
+		return fmt.Errorf("open the data in %s: %w", a.c.DataDir, err)
+	}
+	a.entra, err = entra.Open(ctx, entra.Config{
+		Store: a.store, Service: a.service, Login: a.ManagementURL(), Audiences: []string{a.ManagementURL()},
+		VaultSuffix: a.vaultSuffix(), Log: a.c.Log,
+	})
+	if err != nil {
+		return fmt.Errorf("open the directory service: %w", err)
+	}
+	if isNew {
+		if a.installed, err = makeInstallation(ctx, a.store, a.service, a.entra); err != nil {
+			return err
+		}
+	}
+	a.vault = vault.New(vault.Config{
+		Store: a.store, Service: a.service, Entra: a.entra, Suffix: a.vaultSuffix(), Login: a.ManagementURL(), Log: a.c.Log,
+	})
+	hosts := keystore.Hosts{Suffixes: []string{"vault." + Domain}}
+	a.custody = custody.New(custody.Config{
+		Store: a.store, Service: a.service, Hosts: hosts, Log: a.c.Log,
+		KeyStore: func(identity string) keystore.Client {
+			return keystore.New(keystore.Config{Credential: a.entra.Credential(identity), Transport: a.vault.Transport()})
+		},
+	})
+	management, err := a.wireManagement(ctx, hosts)
+	if err != nil {
+		return err
+	}
+	managementTLS, err := a.authority.tlsConfig()
+	if err != nil {
+		return err
+	}
+	relayTLS, err := a.c.relayTLS()
+	if err != nil {
+		return err
+	}
+	a.managementHTTP = httpServer(management, managementTLS, a.c.Log)
+	a.relayHTTP = httpServer(a.relay.Handler(), relayTLS, a.c.Log)
+	return nil
+}
+
+// Serve serves until ctx is over, then stops in order: no new work, what was
+// accepted made durable, clients told to come back, keys wiped, the store closed.
+func (a *App) Serve(ctx context.Context) error {
+	if _, err := a.refreshAdmin(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		a.Close()
+		return err
+	}
+	g, serving := errgroup.WithContext(ctx)
+	g.Go(func() error { return served(a.serveRelay()) })
+	g.Go(func() error { return served(a.managementHTTP.ServeTLS(a.managementListener, "", "")) })
+	g.Go(func() error {
+		<-serving.Done()
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+		defer cancel()
+		return a.stop(drain)
+	})
+	return g.Wait()
+}
+
+func (a *App) serveRelay() error {
+	if a.relayHTTP.TLSConfig != nil {
+		return a.relayHTTP.ServeTLS(a.relayListener, "", "")
+	}
+	return a.relayHTTP.Serve(a.relayListener)
+}
+
+// served turns the one error that an orderly stop gives into none.
+func served(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// stop is the one order in which a server ends. http.Server.Shutdown does not know
+// upgraded connections: the relay closes those itself, first.
+func (a *App) stop(ctx context.Context) error {
+	errs := []error{
+		a.relay.Shutdown(ctx),
+		a.relayHTTP.Shutdown(ctx),
+		a.managementHTTP.Shutdown(ctx),
+	}
+	a.custody.Close()
+	return errors.Join(append(errs, a.store.Close())...)
+}
+
+// Close gives up a server that was opened and is not served.
+func (a *App) Close() {
+	for _, l := range []net.Listener{a.relayListener, a.managementListener} {
+		if l != nil {
+			_ = l.Close() // nothing was served: there is nobody to tell
+		}
+	}
+	if a.custody != nil {
+		a.custody.Close()
+	}
+	if a.store != nil {
+		_ = a.store.Close() // nothing was written that was not durable
+	}
+}
+
+// DataDir is the data directory, absolute.
+func (a *App) DataDir() string { return a.c.DataDir }
+
+// RelayURL is how Fluid clients reach the relay.
+func (a *App) RelayURL() string {
+	if a.c.RelayURL != "" {
+		return a.c.RelayURL
+	}
+	scheme := "http://"
+	if a.c.RelayCert != "" {
+		scheme = "https://"
+	}
+	return scheme + a.relayListener.Addr().String()
+}
+
+// ManagementURL is the resource manager's and the authority's URL.
+func (a *App) ManagementURL() string { return "https://" + a.managementListener.Addr().String() }
+
+// vaultSuffix is what follows a vault's name in its host. The port is part of it:
+// clients compare it with their challenge.
+func (a *App) vaultSuffix() string {
+	_, port, err := net.SplitHostPort(a.managementListener.Addr().String())
+	if err != nil {
+		panic("internal error: a bound listener has no port: " + err.Error())
+	}
+	return "vault." + Domain + ":" + port
+}

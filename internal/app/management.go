@@ -1,0 +1,88 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/tidelock/tidelock/internal/arm"
+	"github.com/tidelock/tidelock/internal/entra"
+	"github.com/tidelock/tidelock/internal/keystore"
+	"github.com/tidelock/tidelock/internal/provider/fluidrelay"
+	"github.com/tidelock/tidelock/internal/provider/keyvault"
+	"github.com/tidelock/tidelock/internal/provider/managedidentity"
+	"github.com/tidelock/tidelock/internal/provider/resources"
+	"github.com/tidelock/tidelock/internal/relay"
+)
+
+// wireManagement makes the resource providers, and the relay that they and it
+// need each other for.
+func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts) (http.Handler, error) {
+	groups := resources.New(resources.Config{Store: a.store, Service: a.service, Allowed: a.allowed, Log: a.c.Log})
+	identities := managedidentity.New(managedidentity.Config{
+		Store: a.store, Service: a.service, Directory: a.entra, Subscriptions: groups, Log: a.c.Log,
+	})
+	vaults := keyvault.New(keyvault.Config{Store: a.store, Service: a.service, Vaults: a.vault, Subscriptions: groups, Log: a.c.Log})
+	found := &tenants{}
+	a.relay = relay.New(relay.Config{Store: a.store, Custody: a.custody, Service: a.service, Tenants: found, Log: a.c.Log})
+	relays := fluidrelay.New(fluidrelay.Config{
+		Store: a.store, Service: a.service, Custody: a.custody, Hosts: hosts, Vaults: a.vault, Identities: identities,
+		Principals: a.entra, Subscriptions: groups, Relay: a.relay, Allowed: a.allowed, RelayURL: a.RelayURL(), Log: a.c.Log,
+	})
+	found.Provider = relays
+	groups.Contain(relays, vaults, identities)
+
+	if err := groups.CreateSubscription(ctx, a.installed.SubscriptionID, "Tidelock", a.installed.DirectoryID); err != nil {
+		return nil, fmt.Errorf("make the subscription: %w", err)
+	}
+	// A deletion that a crash cut off is finished before anybody can ask.
+	if err := relays.Resume(ctx); err != nil {
+		return nil, fmt.Errorf("finish a relay's deletion: %w", err)
+	}
+	router := arm.NewRouter(arm.Config{
+		Authenticate: a.authenticate, Allowed: a.allowed, Subscription: groups.HasSubscription, ResourceGroup: groups.HasGroup,
+		LoginURL: a.ManagementURL() + "/" + string(a.installed.DirectoryID), Log: a.c.Log,
+	})
+	relays.Register(router)
+	vaults.Register(router)
+	identities.Register(router)
+	groups.Register(router)
+	return managementFaces{
+		vault: a.vault.Handler(), authority: a.entra.Handler(), manager: router,
+		metadata: resources.MetadataHandler(resources.Cloud{
+			Name: "Tidelock", ManagementURL: a.ManagementURL(), LoginURL: a.ManagementURL(), VaultSuffix: a.vaultSuffix(),
+		}),
+	}, nil
+}
+
+// tenants is the relay's view of the relay resources.
+type tenants struct{ *fluidrelay.Provider }
+
+func (t *tenants) Lookup(ctx context.Context, id string) (relay.Tenant, bool, error) {
+	id, resource, keys, ok, err := t.Provider.Lookup(ctx, id)
+	return relay.Tenant{ID: id, Resource: resource, Keys: keys}, ok, err
+}
+
+// authenticate checks a management token for the router.
+func (a *App) authenticate(r *http.Request) (arm.Caller, error) {
+	c, err := a.entra.Management(r)
+	var refused *entra.TokenError
+	if errors.As(err, &refused) {
+		return arm.Caller{}, &arm.Error{Status: http.StatusUnauthorized, Code: refused.Code, Message: refused.Message}
+	}
+	if err != nil {
+		return arm.Caller{}, err
+	}
+	kind := "Application"
+	if c.Kind == entra.KindManagedIdentity {
+		kind = "ManagedIdentity"
+	}
+	return arm.Caller{ObjectID: c.ObjectID, ClientID: c.ClientID, Directory: string(c.Directory), Kind: kind}, nil
+}
+
+// allowed asks the directory service who may do what.
+func (a *App) allowed(ctx context.Context, c arm.Caller, action, scope string) (bool, error) {
+	caller := entra.Caller{ObjectID: c.ObjectID, ClientID: c.ClientID, Directory: entra.DirectoryID(c.Directory)}
+	return a.entra.Allowed(ctx, caller, action, scope)
+}
