@@ -1,2 +1,8 @@
-// Package keyvault is the resource provider Microsoft.KeyVault.
+// Package keyvault is the resource provider Microsoft.KeyVault: vaults, their access
+// policies and network rules, and vaults that were deleted and can be recovered. The
+// vaults themselves, and the keys in them, are package vault's.
+//
+// Invariants: the resource and the settings that the data plane obeys are stored in one
+// write; what the data plane cannot honour (role-based access, virtual networks) is
+// refused, not ignored; soft delete and purge protection are never turned off.
 package keyvault

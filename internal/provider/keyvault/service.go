@@ -1,0 +1,198 @@
+package keyvault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/tidelock/tidelock/internal/arm"
+	"github.com/tidelock/tidelock/internal/entra"
+	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/provider/tracked"
+	"github.com/tidelock/tidelock/internal/store"
+	"github.com/tidelock/tidelock/internal/vault"
+)
+
+// Vaults is what this provider needs of package vault.
+type Vaults interface {
+	URI(name string) string
+	// Get finds a deleted vault too; store.ErrNotFound.
+	Get(ctx context.Context, name string) (vault.Vault, error)
+	Put(ctx context.Context, v vault.Vault, also ...store.RowWrite) error
+	Delete(ctx context.Context, name string, also ...store.RowWrite) error
+}
+
+// Config of a Provider.
+type Config struct {
+	Store         store.Store
+	Service       envelope.ServiceKey // seals the rows
+	Vaults        Vaults
+	Subscriptions tracked.Directories
+	Log           *slog.Logger
+}
+
+// Provider keeps vaults as resources. It is safe for concurrent use.
+type Provider struct {
+	c       Config
+	vaults  tracked.Table[resource] // a partition for each subscription, by arm key
+	deleted tracked.Table[resource] // a partition for each subscription, by lower-case name
+	locks   tracked.Locks           // by lower-case name: names are global
+}
+
+// New returns the provider.
+func New(c Config) *Provider {
+	return &Provider{
+		c:       c,
+		vaults:  tracked.NewTable[resource](c.Store, c.Service, "vault-resources"),
+		deleted: tracked.NewTable[resource](c.Store, c.Service, "vault-resources-deleted"),
+	}
+}
+
+// Type is the full type of vaults.
+const Type = namespace + "/vaults"
+
+const namespace = "Microsoft.KeyVault"
+
+// resource is a vault as it is stored. Its JSON is on disk.
+type resource struct {
+	ID         string             `json:"id"` // with the letters of its creation
+	Name       string             `json:"name"`
+	Location   string             `json:"location"` // short form
+	Tags       map[string]string  `json:"tags,omitempty"`
+	SystemData tracked.SystemData `json:"systemData"`
+	Properties properties         `json:"properties"`
+	Deleted    time.Time          `json:"deleted"` // zero unless soft-deleted
+}
+
+// Register adds the routes to rt.
+func (p *Provider) Register(rt *arm.Router) {
+	const (
+		all         = "/providers/" + Type
+		one         = arm.InGroup + all + "/{name}"
+		inNamespace = arm.InSubscription + "/providers/" + namespace
+		read        = Type + "/read"
+		write       = Type + "/write"
+		readDeleted = namespace + "/deletedVaults/read"
+	)
+	rt.Handle(arm.Provider{
+		Namespace: namespace,
+		Versions: []string{
+			"2015-06-01", "2016-10-01", "2018-02-14-preview", "2018-02-14", "2019-09-01", "2020-04-01-preview", "2021-04-01-preview",
+			"2021-06-01-preview", "2021-10-01", "2021-11-01-preview", "2022-02-01-preview", "2022-07-01", "2022-11-01", "2023-02-01",
+			"2023-07-01", "2023-08-01-preview", "2024-04-01-preview", "2024-11-01", "2024-12-01-preview", "2025-05-01", "2026-02-01",
+		},
+		Routes: []arm.Route{
+			{Method: "GET", Pattern: arm.InSubscription + all, Action: read, Handle: p.list},
+			{Method: "GET", Pattern: arm.InGroup + all, Action: read, Handle: p.list},
+			{Method: "GET", Pattern: one, Action: read, Handle: p.get},
+			{Method: "PUT", Pattern: one, Action: write, Handle: p.put},
+			{Method: "PATCH", Pattern: one, Action: write, Handle: p.patch},
+			{Method: "DELETE", Pattern: one, Action: Type + "/delete", Handle: p.delete},
+			{Method: "PUT", Pattern: one + "/accessPolicies/{operation}", Action: Type + "/accessPolicies/write", Handle: p.putPolicies},
+			{Method: "POST", Pattern: inNamespace + "/checkNameAvailability", Action: namespace + "/checkNameAvailability/read", Handle: p.checkName},
+			{Method: "GET", Pattern: inNamespace + "/deletedVaults", Action: readDeleted, Handle: p.listDeleted},
+			{Method: "GET", Pattern: inNamespace + "/locations/{location}/deletedVaults/{name}", Action: readDeleted, Handle: p.getDeleted},
+		},
+	})
+}
+
+func (p *Provider) row(ctx context.Context, id arm.ResourceID) (tracked.Row[resource], error) {
+	row, err := p.vaults.Get(ctx, strings.ToLower(id.Subscription), id.Key())
+	if errors.Is(err, store.ErrNotFound) {
+		return row, arm.ErrResourceNotFound(id)
+	}
+	return row, err
+}
+
+// isMissing says whether err is a 404 of row.
+func isMissing(err error) bool {
+	var refused *arm.Error
+	return errors.As(err, &refused)
+}
+
+func (r resource) armID() (arm.ResourceID, error) {
+	id, err := arm.ParseResourceID(r.ID)
+	if err != nil {
+		return id, fmt.Errorf("a stored vault: %w: %w", store.ErrCorrupt, err)
+	}
+	return id, nil
+}
+
+// vault is what the data plane obeys.
+func (r resource) vault(d entra.DirectoryID) vault.Vault {
+	v := vault.Vault{
+		Name: r.Name, ResourceID: r.ID, Location: r.Location, Directory: d, SKU: r.Properties.SKU.Name,
+		SoftDeleteRetention: r.Properties.Retention, PurgeProtection: isTrue(r.Properties.PurgeProtection),
+		BypassTrusted: true, Deleted: r.Deleted,
+	}
+	if n := r.Properties.Network; n != nil {
+		v.BypassTrusted = n.Bypass == bypassServices
+		v.DefaultDeny = n.DefaultAction == actionDeny
+		for _, rule := range n.IPRules {
+			v.IPRules = append(v.IPRules, rule.Value)
+		}
+	}
+	if r.Properties.PublicAccess == accessDisabled {
+		v.DefaultDeny, v.IPRules = true, nil // only trusted services are left
+	}
+	for _, policy := range r.Properties.Policies {
+		if policy.ApplicationID != nil {
+			continue // good for a user together with an application: no token here is of both
+		}
+		v.Policies = append(v.Policies, vault.Policy{ObjectID: policy.ObjectID, Directory: d, Keys: policy.Permissions.Keys})
+	}
+	return v
+}
+
+// in returns the vaults of a subscription, or of one of its groups.
+func (p *Provider) in(ctx context.Context, subscription, group string) ([]resource, error) {
+	rows, err := p.vaults.List(ctx, strings.ToLower(subscription))
+	if err != nil {
+		return nil, err
+	}
+	var some []resource
+	for _, row := range rows {
+		id, err := row.Value.armID()
+		if err != nil {
+			return nil, err
+		}
+		if group == "" || strings.EqualFold(group, id.ResourceGroup) {
+			some = append(some, row.Value)
+		}
+	}
+	return some, nil
+}
+
+// Resources returns the vaults of a subscription.
+func (p *Provider) Resources(ctx context.Context, subscription string) ([]tracked.Summary, error) {
+	some, err := p.in(ctx, subscription, "")
+	if err != nil {
+		return nil, err
+	}
+	summaries := make([]tracked.Summary, len(some))
+	for n, r := range some {
+		summaries[n] = tracked.Summary{ID: r.ID, Name: r.Name, Type: Type, Location: r.Location, Tags: r.Tags}
+	}
+	return summaries, nil
+}
+
+// DeleteGroup soft-deletes the vaults of a group.
+func (p *Provider) DeleteGroup(ctx context.Context, subscription, group string) error {
+	some, err := p.in(ctx, subscription, group)
+	if err != nil {
+		return err
+	}
+	for _, r := range some {
+		id, err := r.armID()
+		if err != nil {
+			return err
+		}
+		if _, err := p.remove(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
