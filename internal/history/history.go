@@ -23,7 +23,7 @@ var (
 // The limits of a document. Bytes are Azure Fluid Relay's published limits; the
 // others stop a summary of few bytes from unfolding into one of many.
 const (
-	MaxUploadBytes   = 28 << 20 // of one upload's JSON, or of one attachment blob
+	MaxUploadBytes   = 28 << 20 // of the contents in one upload, or of one attachment blob
 	MaxDocumentBytes = 95 << 20 // of all blobs of a summary, each counted where it is
 	MaxEntries       = 100_000  // of a summary: trees and blobs
 	MaxDepth         = 64       // of its trees

@@ -176,6 +176,7 @@ type batch struct {
 	d       *Document
 	seen    map[string]bool
 	objects []store.Object
+	content int             // bytes of the blobs that came with an upload
 	read    map[string]tree // trees and, by commit id, root trees that handles went through
 }
 
@@ -209,6 +210,14 @@ func (b *batch) add(ctx context.Context, kind objectKind, content []byte) (id st
 func (b *batch) addBlob(ctx context.Context, content []byte) (entry, error) {
 	id, err := b.add(ctx, blobObject, content)
 	return entry{Type: typeBlob, ID: id, Bytes: int64(len(content))}, err
+}
+
+// addContent adds a blob that came with an upload.
+func (b *batch) addContent(ctx context.Context, content []byte) (entry, error) {
+	if b.content += len(content); b.content > MaxUploadBytes {
+		return entry{}, fmt.Errorf("%w: more than %d bytes of blobs in one upload", ErrBadSummary, MaxUploadBytes)
+	}
+	return b.addBlob(ctx, content)
 }
 
 // addTree adds the tree of these entries, which it sorts.

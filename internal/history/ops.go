@@ -42,6 +42,9 @@ func SplitOps(b []byte) ([]json.RawMessage, error) {
 // Ops returns the ops with from < seq < to in order, as one JSON array, at most
 // limit of them and about maxBytes, but never none when there is one.
 func (d *Document) Ops(ctx context.Context, from, to sequencer.Seq, limit, maxBytes int) ([]byte, error) {
+	if to <= 0 || from >= to {
+		return []byte("[]"), nil
+	}
 	out := []byte{'['}
 	count := 0
 	err := d.eachOp(ctx, max(from, 0)+1, to-1, min(maxBytes, readBytes), func(_ sequencer.Seq, op json.RawMessage) bool {

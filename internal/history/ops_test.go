@@ -32,6 +32,8 @@ func TestOps(t *testing.T) {
 		{"NegativeFrom", -1, 3, 100, 1 << 20, []sequencer.Seq{1, 2}},
 		{"LowestFrom", math.MinInt64, 2, 100, 1 << 20, []sequencer.Seq{1}},
 		{"HighestBounds", math.MaxInt64 - 1, math.MaxInt64, 100, 1 << 20, nil},
+		{"HighestFrom", math.MaxInt64, math.MaxInt64, 100, 1 << 20, nil},
+		{"LowestBounds", math.MinInt64, math.MinInt64, 100, 1 << 20, nil},
 		{"HighestTo", 5, math.MaxInt64, 100, 1 << 20, []sequencer.Seq{6, 7}},
 		{"Between", 3, 4, 100, 1 << 20, nil},
 		{"Backwards", 5, 2, 100, 1 << 20, nil},

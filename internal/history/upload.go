@@ -131,7 +131,7 @@ func (b *batch) addWireBlob(ctx context.Context, name string, v *wireValue) (ent
 	if err != nil {
 		return entry{}, fmt.Errorf("%w: blob %q: %w", ErrBadSummary, name, err)
 	}
-	return b.addBlob(ctx, content)
+	return b.addContent(ctx, content)
 }
 
 // DecodeContent returns the bytes of a blob's content; encoding is "utf-8" or

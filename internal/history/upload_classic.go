@@ -57,7 +57,7 @@ func (b *batch) addClassicNode(ctx context.Context, name string, n *classicNode)
 			return entry{}, err
 		}
 	case n.Type == classicBlob && n.Content != nil:
-		if e, err = b.addBlob(ctx, []byte(*n.Content)); err != nil {
+		if e, err = b.addContent(ctx, []byte(*n.Content)); err != nil {
 			return entry{}, err
 		}
 	case n.Type == classicBlob:

@@ -240,6 +240,7 @@ func TestUploadRefuses(t *testing.T) {
 		{"AttachmentOfAnotherDocument", channel(handle("x", "blob", foreign)), "no attachment blob"},
 		{"TreeAsAttachment", channel(handle("x", "blob", ownTree)), "no attachment blob"},
 		{"AttachmentIsNoID", channel(handle("x", "blob", "..")), "no attachment blob"},
+		{"TooManyBytes", channel(slices.Repeat([]string{blob("x", strings.Repeat("x", 7<<20))}, 5)...), "more than 29360128 bytes"},
 		{"TooDeep", channel(nested(MaxDepth)), "deeper than 64"},
 		{"FarTooDeep", []byte(strings.Repeat(`{"entries":[`, 5000)), "deeper than 64"},
 		{"TooManyEntries", channel(slices.Repeat([]string{"null"}, 8*MaxEntries+2)...), "more than 100000"},

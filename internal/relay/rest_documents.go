@@ -233,7 +233,7 @@ func deltaWindow(fromText, toText string) (from, to sequencer.Seq) {
 	case fromErr != nil && toErr != nil:
 		f, t = 0, maxDeltas+1
 	case fromErr != nil:
-		f = max(0, t-maxDeltas-1)
+		f = max(0, max(0, t)-maxDeltas-1)
 	case toErr != nil:
 		t = min(f, math.MaxInt64-maxDeltas-1) + maxDeltas + 1
 	}
