@@ -41,6 +41,7 @@ type Document struct {
 
 // keys is what history needs of *custody.Document.
 type keys interface {
+	Err() error
 	Handle() envelope.DocumentHandle
 	Name(kind envelope.Kind, id string) envelope.Name
 	SealObject(kind envelope.Kind, id string, plaintext []byte) (store.Object, error)

@@ -138,6 +138,10 @@ func (d *Document) load(ctx context.Context, kind objectKind, id string) ([]byte
 	name := string(kind) + "/" + id
 	sealed, err := d.st.GetObject(ctx, d.keys.Handle(), d.keys.Name(envelope.KindObject, name))
 	if errors.Is(err, store.ErrNotFound) {
+		// Names come from the keys: once those are gone, nothing is found under any.
+		if lost := d.keys.Err(); lost != nil {
+			return nil, fmt.Errorf("read %s %s: %w", kind, id, lost)
+		}
 		return nil, fmt.Errorf("%w: %s %s", ErrNotFound, kind, id)
 	}
 	if err != nil {

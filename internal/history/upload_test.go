@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/tidelock/tidelock/internal/store"
 )
 
 func TestCreate(t *testing.T) {
@@ -240,7 +242,6 @@ func TestUploadRefuses(t *testing.T) {
 		{"AttachmentOfAnotherDocument", channel(handle("x", "blob", foreign)), "no attachment blob"},
 		{"TreeAsAttachment", channel(handle("x", "blob", ownTree)), "no attachment blob"},
 		{"AttachmentIsNoID", channel(handle("x", "blob", "..")), "no attachment blob"},
-		{"TooManyBytes", channel(slices.Repeat([]string{blob("x", strings.Repeat("x", 7<<20))}, 5)...), "more than 29360128 bytes"},
 		{"TooDeep", channel(nested(MaxDepth)), "deeper than 64"},
 		{"FarTooDeep", []byte(strings.Repeat(`{"entries":[`, 5000)), "deeper than 64"},
 		{"TooManyEntries", channel(slices.Repeat([]string{"null"}, 8*MaxEntries+2)...), "more than 100000"},
@@ -255,6 +256,34 @@ func TestUploadRefuses(t *testing.T) {
 	}
 	if _, err := r.doc.UploadSummary(t.Context(), channel(nested(MaxDepth-1))); err != nil {
 		t.Errorf("tree of the greatest depth: %v", err)
+	}
+}
+
+func TestUploadOfTooManyBytes(t *testing.T) {
+	b := newRig(t).doc.newBatch()
+	b.content = MaxUploadBytes - 1
+	if _, err := b.addContent(t.Context(), []byte("x")); err != nil {
+		t.Errorf("last byte: %v", err)
+	}
+	_, err := b.addContent(t.Context(), []byte("y"))
+	wantBad(t, err, "more than 29360128 bytes")
+}
+
+// A lost key is not a lost object: 404 would be final for clients.
+func TestLostKeyIsNotNotFound(t *testing.T) {
+	r := newRig(t)
+	commit := r.create(blob("x", "1"))
+	r.log(join("a"))
+	op := r.log(summarizeOp(r.upload(), commit, 1))
+	r.keys.Close()
+	if _, err := r.doc.Summary(t.Context(), commit); !errors.Is(err, store.ErrClosed) {
+		t.Errorf("summary: %v, want ErrClosed", err)
+	}
+	if _, err := r.doc.UploadSummary(t.Context(), channel(handle("x", "blob", commit+"/.app/x"))); !errors.Is(err, store.ErrClosed) {
+		t.Errorf("upload: %v, want ErrClosed", err)
+	}
+	if v, err := r.doc.Judge(t.Context(), commit, op); !errors.Is(err, store.ErrClosed) {
+		t.Errorf("judge: %s, %v, want ErrClosed", v.Contents, err)
 	}
 }
 

@@ -77,7 +77,8 @@ func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) 
 		answerJSON(w, http.StatusBadRequest, "The summary cannot be stored: "+why)
 	case errors.Is(err, history.ErrNotFound):
 		answerJSON(w, http.StatusNotFound, "The requested object does not exist in this document.")
-	case errors.Is(err, errUnknownDocument):
+	// store.ErrNotFound: the document's key was destroyed while it was in use.
+	case errors.Is(err, errUnknownDocument), errors.Is(err, store.ErrNotFound):
 		answerJSON(w, http.StatusNotFound, "Document is deleted and cannot be accessed.")
 	case errors.As(err, &key):
 		answerUnusable(w, key, errors.As(err, &held))
