@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// maxBatchBytes bounds one record of the log and one op event. A batch is cut
+	// maxBatchBytes bounds one record of the log and one op event: a batch is cut
 	// before the op that would pass it.
 	maxBatchBytes = 1_000_000
 	// checkpointOps is after how many ops a checkpoint is written: what a restart
@@ -26,6 +26,8 @@ const (
 	checkpointOps = 1000
 	// maxSessions is how many sessions one document takes.
 	maxSessions = 100_000
+	// keptScratch is the largest buffer that a document at rest keeps.
+	keptScratch = 16 << 10
 	// opOverhead is an upper bound of what the service adds to an op's own bytes.
 	opOverhead = 1024
 )
@@ -68,6 +70,7 @@ type document struct {
 	writer  *custody.Writer
 	state   history.State
 	batch   batch
+	scratch []byte        // one op, while it is encoded
 	durable sequencer.Seq // the last op that is in the log
 	unsaved int           // ops since the last checkpoint
 	judging bool          // a summary is being decided on
@@ -81,12 +84,17 @@ type document struct {
 	lastAccess time.Time // as its record says
 }
 
-// batch is what was sequenced and is not durable yet.
+// batch is what was sequenced and is not durable yet, cut into records.
 type batch struct {
+	records []record
+	nacks   []pendingNack
+}
+
+// record is what becomes one record of the log and one op event.
+type record struct {
 	ops   []sequencer.SequencedOp
 	plain []byte // the ops as the log keeps them
 	event []byte // the ops as a JSON array, its closing bracket missing
-	nacks []pendingNack
 }
 
 // pendingNack waits until the ops before it were sent.
@@ -292,9 +300,7 @@ func (d *document) serve(ctx context.Context) error {
 			return ctx.Err()
 		case <-d.inbox.ready:
 			for _, c := range d.inbox.take() {
-				if err := d.handle(ctx, c); err != nil {
-					return err
-				}
+				d.handle(c)
 			}
 		case <-timer.C:
 			d.emit(d.seq.Tick(time.Now())...)
@@ -311,31 +317,29 @@ func (d *document) serve(ctx context.Context) error {
 // back; at the end of those who are here.
 func (d *document) dismissWriters(ctx context.Context) error {
 	for _, c := range d.seq.State().Clients {
-		if err := d.makeRoom(ctx, 2*opOverhead); err != nil {
-			return err
-		}
 		d.emit(d.seq.Leave(time.Now(), c.ID)...)
 	}
 	return d.flush(ctx)
 }
 
 // handle does one command; what it sequences is in the batch.
-func (d *document) handle(ctx context.Context, c command) error {
+func (d *document) handle(c command) {
 	if d.stop != nil {
-		return nil // came in after the stop; its sender sees the document end
+		return // came in after the stop; its sender sees the document end
 	}
 	switch c := c.(type) {
 	case joinCommand:
-		return d.handleJoin(ctx, c)
+		d.handleJoin(c)
 	case leaveCommand:
-		return d.handleLeave(ctx, c.s)
+		d.handleLeave(c.s)
 	case submitCommand:
-		return d.handleSubmit(ctx, c)
+		d.handleSubmit(c)
 	case verdictCommand:
-		return d.handleVerdict(ctx, c)
+		d.judging = false
+		v := c.verdict
+		d.emit(d.seq.Server(time.Now(), v.Type, v.Contents, v.Data))
 	case stopCommand:
 		d.stop = c.cause
-		return nil
 	default:
 		panic(fmt.Sprintf("internal error: document command %T", c))
 	}
@@ -344,20 +348,17 @@ func (d *document) handle(ctx context.Context, c command) error {
 // handleJoin lets a session in: the join signal to the whole room with the joiner,
 // who takes its own for the sign that a read connection stands; then the success;
 // the join op of a writer follows when it is durable.
-func (d *document) handleJoin(ctx context.Context, c joinCommand) error {
-	if err := d.makeRoom(ctx, c.size()); err != nil {
-		return err
-	}
+func (d *document) handleJoin(c joinCommand) {
 	s := c.s
 	d.mu.Lock()
 	if d.cause != nil {
 		d.mu.Unlock()
-		return nil // the joiner sees the end itself
+		return // the joiner sees the end itself
 	}
 	if len(d.sessions) >= maxSessions {
 		d.mu.Unlock()
 		c.done <- errTooManyClients
-		return nil
+		return
 	}
 	members := make([]json.RawMessage, len(d.sessions))
 	for i, other := range d.sessions {
@@ -377,15 +378,11 @@ func (d *document) handleJoin(ctx context.Context, c joinCommand) error {
 			d.emit(op)
 		}
 	}
-	return nil
 }
 
 // handleLeave takes a session out: the leave signal to the rest, and the leave op
 // of a writer.
-func (d *document) handleLeave(ctx context.Context, s *session) error {
-	if err := d.makeRoom(ctx, 2*opOverhead); err != nil {
-		return err
-	}
+func (d *document) handleLeave(s *session) {
 	d.mu.Lock()
 	present := d.byClient[s.id] == s
 	if present {
@@ -394,20 +391,16 @@ func (d *document) handleLeave(ctx context.Context, s *session) error {
 	}
 	d.mu.Unlock()
 	if !present {
-		return nil
+		return
 	}
 	d.send(signalFrame(nil, audienceContent("leave", encode(s.id))))
 	if s.writer {
 		d.emit(d.seq.Leave(time.Now(), s.id)...)
 	}
-	return nil
 }
 
-func (d *document) handleSubmit(ctx context.Context, c submitCommand) error {
+func (d *document) handleSubmit(c submitCommand) {
 	for _, op := range c.ops {
-		if err := d.makeRoom(ctx, opSize(op)); err != nil {
-			return err
-		}
 		sequenced, nack := d.seq.Submit(time.Now(), c.s.id, op)
 		if nack != nil {
 			d.batch.nacks = append(d.batch.nacks, pendingNack{c.s, sequencerNackFrame(d.idJSON, op, nack)})
@@ -416,41 +409,28 @@ func (d *document) handleSubmit(ctx context.Context, c submitCommand) error {
 			d.emit(*sequenced)
 		}
 	}
-	return nil
-}
-
-func (d *document) handleVerdict(ctx context.Context, c verdictCommand) error {
-	if err := d.makeRoom(ctx, 2*c.size()); err != nil {
-		return err
-	}
-	d.judging = false
-	v := c.verdict
-	d.emit(d.seq.Server(time.Now(), v.Type, v.Contents, v.Data))
-	return nil
-}
-
-// makeRoom flushes the batch if n more bytes would make it too large.
-func (d *document) makeRoom(ctx context.Context, n int) error {
-	if len(d.batch.plain)+n <= maxBatchBytes {
-		return nil
-	}
-	return d.flush(ctx)
 }
 
 // emit adds sequenced ops to the batch. Each is encoded once, for log and event.
 func (d *document) emit(ops ...sequencer.SequencedOp) {
-	b := &d.batch
 	for _, op := range ops {
-		start := len(b.plain)
-		b.plain = history.AppendOp(b.plain, op)
-		if len(b.ops) == 0 {
-			b.event = append(b.event, '[')
-		} else {
-			b.event = append(b.event, ',')
+		d.scratch = history.AppendOp(d.scratch[:0], op)
+		encoded, b := d.scratch, &d.batch
+		if n := len(b.records); n == 0 || len(b.records[n-1].plain)+len(encoded) > maxBatchBytes {
+			b.records = append(b.records, record{})
 		}
-		b.event = append(b.event, b.plain[start+opPrefixBytes:]...)
-		b.ops = append(b.ops, op)
+		b.records[len(b.records)-1].add(op, encoded)
 	}
+}
+
+func (r *record) add(op sequencer.SequencedOp, encoded []byte) {
+	separator := byte(',')
+	if len(r.ops) == 0 {
+		separator = '['
+	}
+	r.ops = append(r.ops, op)
+	r.plain = append(r.plain, encoded...)
+	r.event = append(append(r.event, separator), encoded[opPrefixBytes:]...)
 }
 
 // opPrefixBytes is the length that a record's plaintext has before each op.
@@ -459,27 +439,37 @@ const opPrefixBytes = 4
 // flush makes the batch durable and then visible. After an error the document
 // must be dropped: what became of the batch is not known.
 func (d *document) flush(ctx context.Context) error {
-	if err := d.commitOps(ctx); err != nil {
-		return err
+	head := d.state.Head
+	for _, r := range d.batch.records {
+		if err := d.commitRecord(ctx, r); err != nil {
+			return err
+		}
 	}
 	for _, n := range d.batch.nacks {
 		n.to.sock.Send(n.frame)
 	}
-	d.batch.reset()
-	if d.unsaved >= checkpointOps {
+	d.batch = batch{}
+	if cap(d.scratch) > keptScratch {
+		d.scratch = nil
+	}
+	if d.state.Head != head {
+		d.mu.Lock()
+		d.commit = d.state.Head
+		d.mu.Unlock()
+	}
+	// After a new summary, too: the next restart need not find it in the log. Only
+	// here, where all that was sequenced is durable, is the state that of the log.
+	if d.unsaved >= checkpointOps || d.state.Head != head {
 		d.checkpoint(ctx)
 	}
 	d.judgeNext(ctx)
 	return nil
 }
 
-func (d *document) commitOps(ctx context.Context) error {
-	b := &d.batch
-	if len(b.ops) == 0 {
-		return nil
-	}
-	first, last := b.ops[0].Seq, b.ops[len(b.ops)-1].Seq
-	sealed, err := d.writer.Seal(uint64(first), uint64(last), b.plain) //nolint:gosec // sequence numbers begin at 1
+// commitRecord makes one record durable, then sends its ops to all sessions.
+func (d *document) commitRecord(ctx context.Context, r record) error {
+	first, last := r.ops[0].Seq, r.ops[len(r.ops)-1].Seq
+	sealed, err := d.writer.Seal(uint64(first), uint64(last), r.plain) //nolint:gosec // sequence numbers begin at 1
 	if err != nil {
 		return fmt.Errorf("seal ops %d..%d: %w", first, last, err)
 	}
@@ -491,32 +481,12 @@ func (d *document) commitOps(ctx context.Context) error {
 		return keyLoss(err)
 	}
 	d.durable = last
-	d.send(socketio.NewEvent("op", d.idJSON, append(b.event, ']')))
-
-	head := d.state.Head
-	for _, op := range b.ops {
+	d.send(socketio.NewEvent("op", d.idJSON, append(r.event, ']')))
+	for _, op := range r.ops {
 		d.state.Apply(op)
 	}
-	d.unsaved += len(b.ops)
-	if d.state.Head != head {
-		d.mu.Lock()
-		d.commit = d.state.Head
-		d.mu.Unlock()
-		// The next restart need not find the summary in the log.
-		d.unsaved = max(d.unsaved, checkpointOps)
-	}
+	d.unsaved += len(r.ops)
 	return nil
-}
-
-// reset empties the batch. Large buffers are let go: most documents are idle.
-func (b *batch) reset() {
-	const keep = 64 << 10
-	clear(b.ops)
-	b.ops, b.nacks = b.ops[:0], nil
-	if cap(b.plain) > keep || cap(b.event) > keep {
-		b.plain, b.event = nil, nil
-	}
-	b.plain, b.event = b.plain[:0], b.event[:0]
 }
 
 // judgeNext has the oldest undecided summary decided on, off this goroutine.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -85,7 +86,7 @@ func (r *rig) failOnce(persist bool) {
 		r.store.onAppend(nil)
 		if persist {
 			if err := r.store.Store.Append(ctx, a); err != nil {
-				r.t.Errorf("append: %v", err)
+				return err
 			}
 		}
 		return errDisk
@@ -246,7 +247,7 @@ func TestLargeBatchIsCut(t *testing.T) {
 			s := d.sessionOf(a.id)
 			var ops []sequencer.Op
 			for i := range 12 {
-				contents := encode(strings.Repeat("x", 300_000))
+				contents := encode(strings.Repeat("x", 200_000))
 				ops = append(ops, sequencer.Op{CSN: int64(i + 1), RSN: -1, Type: sequencer.TypeOp, Contents: contents})
 			}
 			d.submit(s, ops)
@@ -416,28 +417,34 @@ func TestUnusedDocumentIsUnloaded(t *testing.T) {
 	})
 }
 
-// A checkpoint behind the log, by more than a page, gives the same state.
+// However the log is cut into pages, replaying it gives the same state.
 func TestReplayInPages(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		id := r.create()
-		a := r.join(id)
-		big := strings.Repeat("x", 400_000)
-		const n = 3 * replayBytes / 400_000
-		for range n {
-			a.submit(big)
+		a, b := r.join(id), r.join(id)
+		for i := range 60 {
+			a.submit(strings.Repeat("a", i))
+			b.submit("b", "b")
+			synctest.Wait()
 		}
-		a.awaitMine(n)
-		before := a.seen[len(a.seen)-1].Seq
-		r.store.onAppend(func(context.Context, store.Append) error { return errDisk })
-		r.stop()
-		r.store.onAppend(nil)
-		r.start()
-		b := r.join(id)
-		join := b.seen[len(b.seen)-1]
-		if want := before + 3; join.Seq != want { // leave, noClient, join
-			t.Errorf("join has seq %d, want %d", join.Seq, want)
-		}
-		b.close()
+		a.close()
+		synctest.Wait()
+		var want sequencer.State
+		r.use(id, func(d *document) {
+			want = d.seq.State() // at rest: nobody else looks
+			for _, pageBytes := range []int{2000, 5000, replayBytes} {
+				got, err := recoverDocument(t.Context(), r.store, d.keys, pageBytes)
+				if err != nil {
+					t.Fatalf("pages of %d bytes: %v", pageBytes, err)
+				}
+				if state := got.seq.State(); !reflect.DeepEqual(state, want) {
+					t.Errorf("pages of %d bytes: %+v, want %+v", pageBytes, state, want)
+				}
+				if int(got.at) != got.replayed || got.at != want.Seq {
+					t.Errorf("pages of %d bytes: replayed %d up to %d, want %d", pageBytes, got.replayed, got.at, want.Seq)
+				}
+			}
+		})
 	})
 }
 
@@ -453,6 +460,27 @@ func TestIdleWriterIsSentOut(t *testing.T) {
 		}
 		if got := leaversOf(b.seen); !slices.Equal(got, []string{a.id}) {
 			t.Errorf("leaves of %v, want of %s", got, a.id)
+		}
+	})
+}
+
+// Who does not read is cut off, and costs the others nothing.
+func TestClientThatDoesNotRead(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id := r.create()
+		a, slow := r.join(id), r.join(id)
+		slow.stall.Store(true)
+		start := time.Now()
+		const n = 20 // more than a socket's queue holds
+		for range n {
+			a.submit(strings.Repeat("x", 500_000))
+		}
+		a.awaitLast(2 + n + 1) // with the slow one's leave
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("the writer had to wait %v for a client that does not read", took)
+		}
+		if got := leaversOf(r.log(id)); !slices.Equal(got, []string{slow.id}) {
+			t.Errorf("leaves of %v, want of %s", got, slow.id)
 		}
 	})
 }

@@ -209,7 +209,7 @@ func (s *Server) load(ctx context.Context, t Tenant, id string) (*document, erro
 	if err != nil {
 		return nil, fmt.Errorf("open document key: %w", err)
 	}
-	got, err := recoverDocument(ctx, s.c.Store, keys)
+	got, err := recoverDocument(ctx, s.c.Store, keys, replayBytes)
 	if err != nil {
 		keys.Close()
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,7 +42,7 @@ const (
 // engine is in memory, the connections are pipes. Tests run it in a bubble of
 // testing/synctest, so that its time is theirs and no goroutine may be left over.
 type rig struct {
-	t       *testing.T
+	t       testing.TB
 	store   *faultyStore
 	service envelope.ServiceKey
 	tenant  Tenant
@@ -60,14 +61,21 @@ func bubble(t *testing.T, f func(t *testing.T, r *rig)) {
 
 func runRig(t *testing.T, vault keystore.Client, f func(t *testing.T, r *rig)) {
 	t.Helper()
+	r := newRig(t, vault)
+	defer r.stop()
+	f(t, r)
+}
+
+// newRig starts a rig; the caller stops it.
+func newRig(t testing.TB, vault keystore.Client) *rig {
+	t.Helper()
 	r := &rig{t: t, store: &faultyStore{Store: memory.New()}, service: envelope.NewServiceKey(), vault: vault}
 	r.tenant = Tenant{ID: testTenant, Resource: envelope.ResourceID{1, 2, 3}, Keys: [2]string{testKey, "the other key of this tenant ...."}}
 	r.start()
-	defer r.stop()
 	if err := r.keeper.Create(t.Context(), r.tenant.Resource, r.settings()); err != nil {
 		t.Fatalf("create the resource's key: %v", err)
 	}
-	f(t, r)
+	return r
 }
 
 func (r *rig) settings() custody.Settings {
@@ -154,7 +162,7 @@ func (r *rig) log(id string) []sequencer.SequencedOp {
 	return ops
 }
 
-func parseOpsJSON(t *testing.T, raw []byte) []sequencer.SequencedOp {
+func parseOpsJSON(t testing.TB, raw []byte) []sequencer.SequencedOp {
 	t.Helper()
 	var list []json.RawMessage
 	if err := json.Unmarshal(raw, &list); err != nil {
@@ -260,15 +268,17 @@ func (l *pipeListener) dial(ctx context.Context, _, _ string) (net.Conn, error) 
 
 // client is a raw Socket.IO client.
 type client struct {
-	t      *testing.T
+	t      testing.TB
 	ws     *websocket.Conn
 	events chan event
 	out    chan string   // frames to be written
+	stall  atomic.Bool   // stop reading for good
 	ended  chan struct{} // closed when the socket is
 
 	// Set by connect.
 	id       string
 	document string
+	last     sequencer.Seq // by awaitLast
 	csn      int64
 	seen     []sequencer.SequencedOp // by await and nextOps
 }
@@ -302,6 +312,10 @@ func (c *client) read(connected chan struct{}) {
 	for {
 		_, b, err := c.ws.ReadMessage()
 		if err != nil {
+			return
+		}
+		if c.stall.Load() {
+			<-c.t.Context().Done()
 			return
 		}
 		switch frame := string(b); {
@@ -406,6 +420,22 @@ func (c *client) awaitOp(seq sequencer.Seq) sequencer.SequencedOp {
 			}
 		}
 		c.await("op")
+	}
+}
+
+// awaitLast reads until the op with seq was sent, at little cost: it keeps none.
+func (c *client) awaitLast(seq sequencer.Seq) {
+	c.t.Helper()
+	for c.last < seq {
+		e := c.next()
+		if e.name != "op" {
+			continue
+		}
+		name := []byte(`"sequenceNumber":`)
+		_, err := fmt.Sscanf(string(e.args[1][bytes.LastIndex(e.args[1], name)+len(name):]), "%d", &c.last)
+		if err != nil {
+			c.t.Fatalf("op event without sequence number: %v", err)
+		}
 	}
 }
 
@@ -565,7 +595,7 @@ func (c *client) submit(contents ...string) {
 }
 
 // contentsOf lists the contents of ops of type op, in order.
-func contentsOf(t *testing.T, ops []sequencer.SequencedOp) []string {
+func contentsOf(t testing.TB, ops []sequencer.SequencedOp) []string {
 	t.Helper()
 	var list []string
 	for _, op := range ops {
@@ -582,7 +612,7 @@ func contentsOf(t *testing.T, ops []sequencer.SequencedOp) []string {
 }
 
 // checkOrder fails unless the sequence numbers rise by one.
-func checkOrder(t *testing.T, who string, ops []sequencer.SequencedOp) {
+func checkOrder(t testing.TB, who string, ops []sequencer.SequencedOp) {
 	t.Helper()
 	for i := 1; i < len(ops); i++ {
 		if ops[i].Seq != ops[i-1].Seq+1 {

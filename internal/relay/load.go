@@ -19,7 +19,8 @@ const checkpointID = "checkpoint"
 // checkpointVersion is the version of checkpoint's JSON; on disk, never reused.
 const checkpointVersion = 1
 
-// replayBytes is how much of the log a restart reads at a time.
+// replayBytes is how much of the log a restart reads at a time; some records of at
+// most maxBatchBytes and what sealing adds.
 const replayBytes = 4 << 20
 
 // checkpoint is the state of a document after op Seq. It is never ahead of the
@@ -84,8 +85,8 @@ type recovered struct {
 
 // recoverDocument takes the document over from whoever wrote it last: from now on
 // their appends are refused. It reads the checkpoint and replays what the log has
-// after it.
-func recoverDocument(ctx context.Context, st store.Store, keys *custody.Document) (recovered, error) {
+// after it, about pageBytes at a time: several records.
+func recoverDocument(ctx context.Context, st store.Store, keys *custody.Document, pageBytes int) (recovered, error) {
 	claim, err := st.Claim(ctx, keys.Handle())
 	if err != nil {
 		return recovered{}, fmt.Errorf("claim document: %w", err)
@@ -98,7 +99,7 @@ func recoverDocument(ctx context.Context, st store.Store, keys *custody.Document
 	if c.Seq > head {
 		return recovered{}, fmt.Errorf("checkpoint at %d, log ends at %d: %w", c.Seq, head, store.ErrCorrupt)
 	}
-	r := replay{seq: sequencer.New(c.Sequencer), state: c.History, at: c.Seq}
+	r := replay{pageBytes: pageBytes, seq: sequencer.New(c.Sequencer), state: c.History, at: c.Seq}
 	// The record at the head is read even if the checkpoint is there already: the
 	// writer needs the end of the chain.
 	for first := true; head > 0 && (first || r.at < head); first = false {
@@ -117,6 +118,8 @@ func recoverDocument(ctx context.Context, st store.Store, keys *custody.Document
 
 // replay applies the log to a checkpoint, page by page.
 type replay struct {
+	pageBytes int
+
 	seq   *sequencer.Sequencer
 	state history.State
 	at    sequencer.Seq // the last op applied
@@ -128,7 +131,7 @@ type replay struct {
 func (r *replay) page(ctx context.Context, st store.Store, keys *custody.Document, head uint64) error {
 	before := r.at
 	from := uint64(max(r.at, 1)) //nolint:gosec // at least 1
-	records, err := st.Read(ctx, keys.Handle(), from, head, replayBytes)
+	records, err := st.Read(ctx, keys.Handle(), from, head, r.pageBytes)
 	if err != nil {
 		return err
 	}

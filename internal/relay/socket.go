@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"time"
-	"unicode/utf8"
 
 	"github.com/tidelock/tidelock/internal/sequencer"
 	"github.com/tidelock/tidelock/internal/socketio"
@@ -45,7 +44,8 @@ type connection struct {
 
 var _ socketio.Handler = (*connection)(nil)
 
-// Event is one message of the client. Other events than these are acknowledged
+// Event is one message of the client. Its args are JSON in UTF-8, which matters:
+// what is passed on becomes part of everyone's frames. Other events than these are acknowledged
 // below us and mean nothing here (ping), or tell what the socket's end tells
 // again (client_disconnect).
 func (c *connection) Event(name string, args []json.RawMessage) {
@@ -69,10 +69,6 @@ func (c *connection) Closed(string) {
 // connect answers a connect_document. Nothing of the client is in the document's
 // room before all checks have passed.
 func (c *connection) connect(args []json.RawMessage) {
-	if !validText(args) {
-		c.sock.Send(connectErrorFrame(connectInvalid))
-		return
-	}
 	m, err := parseConnect(args)
 	if err != nil {
 		c.sock.Send(connectErrorFrame(connectInvalid))
@@ -161,9 +157,6 @@ func (c *connection) submitOp(args []json.RawMessage) {
 	case !s.writer:
 		c.sock.Send(nackFrame(nackReadonly))
 		return
-	case !validText(args):
-		c.sock.Send(nackFrame(nackOp))
-		return
 	}
 	ops, refused := parseOps(args[1])
 	if len(ops) > 0 {
@@ -239,7 +232,7 @@ func (c *connection) submitSignal(args []json.RawMessage) {
 	if s.signalsV2 {
 		send = s.sendSignalsV2
 	}
-	if !validText(args) || send(args[1]) != nil {
+	if send(args[1]) != nil {
 		c.sock.Send(nackFrame(nackSignal))
 	}
 }
@@ -278,15 +271,4 @@ func (s *session) sendSignalsV2(arg json.RawMessage) error {
 		}
 	}
 	return nil
-}
-
-// validText says whether args are UTF-8. Whatever is passed on becomes part of
-// everyone's text frames, and a browser closes a socket whose text is not.
-func validText(args []json.RawMessage) bool {
-	for _, a := range args {
-		if !utf8.Valid(a) {
-			return false
-		}
-	}
-	return true
 }

@@ -237,6 +237,7 @@ func TestOpsRefusedBelowTheSequencer(t *testing.T) {
 	})
 }
 
+// What is no UTF-8 must not get into the log: whoever was sent it would lose its socket.
 func TestTextThatIsNotUTF8IsRefused(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		id := r.create()
@@ -249,6 +250,7 @@ func TestTextThatIsNotUTF8IsRefused(t *testing.T) {
 				t.Errorf("others got %s", e.args[1])
 			}
 		}
+		a.awaitEnd()
 	})
 }
 
