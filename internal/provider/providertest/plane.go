@@ -381,7 +381,7 @@ func (p *Plane) Golden(name string, a Answer) {
 	})
 	file := filepath.Join("testdata", name+".json")
 	if *update {
-		p.must(os.MkdirAll("testdata", 0o755))
+		p.must(os.MkdirAll(filepath.Dir(file), 0o755))
 		p.must(os.WriteFile(file, []byte(got), 0o644))
 		return
 	}
