@@ -98,9 +98,8 @@ func details(e providertest.Error) (codes []string) {
 	return codes
 }
 
-// TestChecklist has a row for each rule of CMK that can refuse a request, under its
-// number in the checklist of docs/parity.md. Each is tried by a PUT that creates, and
-// must leave nothing behind.
+// TestChecklist has a row for each rule of CMK that can refuse a request that creates,
+// numbered in the order of the article. Each must leave nothing behind.
 func TestChecklist(t *testing.T) {
 	f := newFixture(t)
 	ec := f.NewKey("kv1", "elliptic", `{"kty":"EC","crv":"P-256"}`)

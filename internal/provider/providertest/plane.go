@@ -381,11 +381,11 @@ func (p *Plane) Golden(name string, a Answer) {
 	})
 	file := filepath.Join("testdata", name+".json")
 	if *update {
-		p.must(os.MkdirAll(filepath.Dir(file), 0o755))
-		p.must(os.WriteFile(file, []byte(got), 0o644))
+		p.must(os.MkdirAll(filepath.Dir(file), 0o750))
+		p.must(os.WriteFile(file, []byte(got), 0o600))
 		return
 	}
-	want, err := os.ReadFile(file)
+	want, err := os.ReadFile(file) //nolint:gosec // a golden file that the test names
 	p.must(err)
 	if got != string(want) {
 		p.t.Errorf("%s differs from %s (-update rewrites it):\ngot:\n%s\nwant:\n%s", a.Request, file, got, want)
