@@ -177,6 +177,57 @@ func TestConcurrentUpdatesLeaveOneKey(t *testing.T) {
 	}
 }
 
+// Two changes that began with the same record: the slower one must not undo the other.
+func TestUpdateOvertakenByAnother(t *testing.T) {
+	f := newFixture(t)
+	r := f.resource(pinned)
+	f.vault.addVersion(version2)
+	f.vault.onWrap = func() {
+		if err := f.Update(context.Background(), r, toIdentityB); err != nil {
+			t.Errorf("the faster update: %v", err)
+		}
+	}
+	if err := f.Update(t.Context(), r, toVersion2); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("the slower update: %v, want ErrConflict", err)
+	}
+	if s := f.Status(r); s.KeyID != keyURL(version1).String() {
+		t.Errorf("in use: %s, want version 1", s.KeyID)
+	}
+}
+
+// An update between the look and the delete leaves one record more; it must go too.
+func TestDeleteOvertakenByAnUpdate(t *testing.T) {
+	f := newFixture(t)
+	r := f.resource(pinned)
+	f.vault.addVersion(version2)
+	f.Keeper.c.Store = &listHookStore{rowStore: f.store, after: func() {
+		if err := f.Update(context.Background(), r, toVersion2); err != nil {
+			t.Errorf("update: %v", err)
+		}
+	}}
+	if err := f.Delete(t.Context(), r); err != nil {
+		t.Fatalf("delete: %v", err)
+	}
+	if rows, _ := f.store.ListRows(t.Context(), tableRootKeys, f.partition(r), envelope.Name{}, 10); len(rows) != 0 {
+		t.Errorf("%d wrap records are left", len(rows))
+	}
+}
+
+// listHookStore does something once, after a list was read.
+type listHookStore struct {
+	*rowStore
+	after func()
+}
+
+func (s *listHookStore) ListRows(ctx context.Context, t store.Table, partition, after envelope.Name, limit int) ([]store.Row, error) {
+	rows, err := s.rowStore.ListRows(ctx, t, partition, after, limit)
+	if do := s.after; do != nil {
+		s.after = nil
+		do()
+	}
+	return rows, err
+}
+
 func TestVersionlessKeyKeepsTheVersionThatWrapped(t *testing.T) {
 	f := newFixture(t)
 	r := f.resource(versionless)
@@ -278,7 +329,6 @@ func TestDeleteDestroysEveryKey(t *testing.T) {
 	f := newFixture(t)
 	r, other := f.resource(pinned), f.resource(pinned)
 	d, kept := f.document(r), f.document(other)
-	o := mustSeal(t, d, "a", "text")
 	f.vault.addVersion(version2)
 	if err := f.Update(t.Context(), r, toVersion2); err != nil {
 		t.Fatal(err)
@@ -312,7 +362,6 @@ func TestDeleteDestroysEveryKey(t *testing.T) {
 	if _, err := f.OpenDocument(t.Context(), r, d.Handle()); !errors.Is(err, store.ErrCorrupt) {
 		t.Errorf("open under a new root key: %v, want ErrCorrupt", err)
 	}
-	_ = o
 	if _, err := f.OpenDocument(t.Context(), other, kept.Handle()); err != nil {
 		t.Errorf("the other resource: %v", err)
 	}

@@ -25,7 +25,11 @@ type fakeVault struct {
 	latest   string
 	versions map[string]keystore.Key
 	refuse   map[string]error // by "op", "op version", "op identity" or "*"; the first one set counts
-	hang     bool             // calls ignore their context until hang is taken back
+	lenient  bool             // unwrap works though get says that it should not
+	onWrap   func()           // called once, in the next wrap
+	lieAfter int              // from this wrap on, counted from 1, something else is wrapped; 0: never
+	wraps    int
+	hang     bool // calls ignore their context until hang is taken back
 	release  chan struct{}
 	calls    []string // "reason op version identity"; reason is not known here
 }
@@ -119,7 +123,7 @@ func (c *fakeClient) enter(op string, key keystore.URL) (keystore.Key, error) {
 	if !ok {
 		return k, &keystore.Error{Class: keystore.NotFound, Op: op, Key: key, Status: 404, Code: "KeyNotFound"}
 	}
-	if op != opGet && !k.Enabled {
+	if op != opGet && !k.Enabled && !c.f.lenient {
 		return k, &keystore.Error{Class: keystore.Disabled, Op: op, Key: key, Status: 403, Code: "KeyDisabled"}
 	}
 	if op == opWrap && unfitForWrap(k) {
@@ -141,6 +145,17 @@ func (c *fakeClient) Wrap(_ context.Context, key keystore.URL, material []byte) 
 	k, err := c.enter(opWrap, key)
 	if err != nil {
 		return keystore.Wrapped{}, err
+	}
+	c.f.mu.Lock()
+	hook := c.f.onWrap
+	c.f.onWrap = nil
+	c.f.wraps++
+	if c.f.lieAfter > 0 && c.f.wraps >= c.f.lieAfter {
+		material = make([]byte, 32)
+	}
+	c.f.mu.Unlock()
+	if hook != nil {
+		hook()
 	}
 	return keystore.Wrapped{ID: k.ID, Algorithm: keystore.Algorithm, Value: fakeWrap(k.ID.Version(), material), RequestID: "r-wrap"}, nil
 }
@@ -350,11 +365,4 @@ func wantUnusable(t *testing.T, err error, reason string) *UnusableError {
 		t.Fatalf("got error %v, want UnusableError %s", err, reason)
 	}
 	return u
-}
-
-// liarClient wraps something else than it was given.
-type liarClient struct{ *fakeClient }
-
-func (c liarClient) Wrap(ctx context.Context, key keystore.URL, _ []byte) (keystore.Wrapped, error) {
-	return c.fakeClient.Wrap(ctx, key, make([]byte, 32))
 }

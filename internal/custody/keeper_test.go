@@ -93,9 +93,18 @@ func TestRefusalStopsServiceAndAgreementRestoresIt(t *testing.T) {
 				time.Sleep(5 * time.Minute)
 				mustOpen(t, d, "a", o, "text") // probes keep the lease
 
+				f.mu.Lock()
+				rootKey, documentKey := f.roots[r].key, d.key
+				f.mu.Unlock()
 				f.vault.set("*", c.err)
 				start := time.Now()
 				<-d.Done()
+				if err := rootKey.Use(func([]byte) error { return nil }); !errors.Is(err, envelope.ErrWiped) {
+					t.Errorf("use of the root key: %v, want ErrWiped", err)
+				}
+				if _, err := documentKey.SealObject(d.at, envelope.KindObject, envelope.Name{}, nil); !errors.Is(err, envelope.ErrWiped) {
+					t.Errorf("use of the document key: %v, want ErrWiped", err)
+				}
 				if took := time.Since(start); took > c.within {
 					t.Errorf("stopped after %s, want at most %s", took, c.within)
 				}
@@ -106,9 +115,6 @@ func TestRefusalStopsServiceAndAgreementRestoresIt(t *testing.T) {
 				wantUnusable(t, f.Admit(t.Context(), r), c.reason)
 				if _, err := d.SealObject(envelope.KindObject, "b", nil); err == nil {
 					t.Error("sealed after the end")
-				}
-				if f.roots[r].loaded {
-					t.Error("the root key is still in memory")
 				}
 
 				time.Sleep(Hold)
@@ -247,6 +253,109 @@ func TestSilenceAfterARefusalIsNoGrace(t *testing.T) {
 			t.Errorf("stopped after %s, want at most a minute", took)
 		}
 		wantUnusable(t, d.Err(), reasonAccessDenied)
+	})
+}
+
+// One refusal within an outage takes back the grace that was granted before.
+func TestSilenceAroundARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		r := f.resource(pinned)
+		d := f.document(r)
+		f.vault.set("*", errSilent)
+		time.Sleep(3 * time.Minute)
+		f.vault.set("*", errDenied)
+		start := time.Now()
+		for f.Status(r).State != Suspect {
+			time.Sleep(time.Second)
+		}
+		f.vault.set("*", errSilent)
+		<-d.Done()
+		if took := time.Since(start); took > time.Minute {
+			t.Errorf("stopped after %s, want at most a minute", took)
+		}
+		wantUnusable(t, d.Err(), reasonAccessDenied)
+	})
+}
+
+func TestShortLossOfTheHostNameIsRiddenOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		r := f.resource(pinned)
+		d := f.document(r)
+		f.vault.set("*", errNoHost)
+		time.Sleep(confirmNoSuchHost)
+		f.vault.set("*", nil)
+		time.Sleep(time.Minute)
+		if s := f.Status(r); s.State != Healthy || d.Err() != nil {
+			t.Errorf("status = %+v, document %v; want Healthy", s, d.Err())
+		}
+	})
+}
+
+// What get says of a key counts, though unwrap works: so it is with an expired key.
+func TestAttributesCountThoughUnwrapWorks(t *testing.T) {
+	for reason, by := range map[string]func(*keystore.Key){
+		reasonDisabled:    func(k *keystore.Key) { k.Enabled = false },
+		reasonExpired:     func(k *keystore.Key) { k.Expires = time.Now().Add(-time.Hour) },
+		reasonNotYetValid: func(k *keystore.Key) { k.NotBefore = time.Now().Add(time.Hour) },
+	} {
+		t.Run(reason, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newFixture(t)
+				d := f.document(f.resource(pinned))
+				f.vault.lenient = true
+				f.vault.change(version1, by)
+				start := time.Now()
+				<-d.Done()
+				if took := time.Since(start); took > time.Minute {
+					t.Errorf("stopped after %s, want at most a minute", took)
+				}
+				wantUnusable(t, d.Err(), reason)
+			})
+		})
+	}
+}
+
+// Answers may arrive in another order than they were asked for.
+func TestAProofOfYesterdayProvesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		r := f.resource(pinned)
+		time.Sleep(time.Second)
+		asked := time.Now()
+		time.Sleep(time.Second)
+		learn := func(e evidence) State {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			w := f.roots[r].watch
+			w.learn(e)
+			return w.state
+		}
+		learn(evidence{verdict: refusal, reason: reasonDisabled})
+		if s := learn(evidence{verdict: proof, asked: asked}); s != Suspect {
+			t.Errorf("state = %s, want Suspect", s)
+		}
+		time.Sleep(time.Second)
+		if s := learn(evidence{verdict: proof, asked: time.Now()}); s != Healthy {
+			t.Errorf("state = %s, want Healthy", s)
+		}
+	})
+}
+
+func TestALeaseThatRanOutIsNotProlonged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLease(time.Now().Add(time.Second))
+		l.set(time.Now().Add(2 * time.Second))
+		time.Sleep(time.Second)
+		if !l.valid() {
+			t.Error("not prolonged in time")
+		}
+		time.Sleep(time.Second)
+		l.set(time.Now().Add(time.Hour))
+		if l.valid() {
+			t.Error("prolonged afterwards")
+		}
 	})
 }
 

@@ -181,6 +181,10 @@ func TestForgedRootKeyDoesNotMatchTheCommitment(t *testing.T) {
 		if s := f.Status(r); s.State != Unusable || s.Reason != reasonMismatch {
 			t.Errorf("status = %+v, want Unusable KeyMismatch", s)
 		}
+		f.vault.addVersion(version2)
+		if err := f.Update(t.Context(), r, toVersion2); !hasCode(err, codePreviousLost) {
+			t.Errorf("update: %v, want %s", err, codePreviousLost)
+		}
 		rewrite([]byte("not wrapped at all"))
 		f.restart()
 		wantUnusable(t, f.Admit(t.Context(), r), reasonMismatch)

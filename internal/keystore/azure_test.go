@@ -308,6 +308,15 @@ func TestErrorsHaveNoToken(t *testing.T) {
 	}
 }
 
+func TestAnswerAboutAnotherVersionIsNone(t *testing.T) {
+	_, _, c, u := setUp(t)
+	_, err := c.Describe(t.Context(), u.WithVersion(strings.Repeat("f", 32)))
+	var e *keystore.Error
+	if !errors.As(err, &e) || e.Code != "StrangeAnswer" {
+		t.Errorf("got %v, want StrangeAnswer", err)
+	}
+}
+
 func TestUnwrapNeedsAVersion(t *testing.T) {
 	v, _, c, u := setUp(t)
 	_, _, err := c.Unwrap(t.Context(), keystore.Wrapped{ID: u, Algorithm: "RSA-OAEP-256", Value: []byte("x")})
