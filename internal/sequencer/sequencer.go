@@ -324,11 +324,11 @@ func (s *Sequencer) emit(op SequencedOp) SequencedOp {
 }
 
 // minimum is the msn of the present table: the head if no one writes. It never
-// falls: every rsn was at least the msn when it was admitted.
+// falls, because no rsn below the msn is ever admitted.
 func (s *Sequencer) minimum() Seq {
 	rsn, ok := s.clients.minRSN()
 	if !ok {
 		return s.seq
 	}
-	return max(rsn, s.msn)
+	return rsn
 }

@@ -249,10 +249,10 @@ func TestOpSettlesAWaitingNoop(t *testing.T) {
 func TestSilentWritersAreEvicted(t *testing.T) {
 	s := room(t, "a", "b")
 	later := start.Add(4 * time.Minute)
-	accept(t, s, later, "b", op(1, 2))
+	accept(t, s, later, "a", op(1, 2))
 	got := s.Tick(start.Add(ClientTimeout))
-	if len(got) != 1 || string(got[0].Data) != `"\"a\""` {
-		t.Fatalf("Tick at 5 min = %+v; want the leave of a", got)
+	if len(got) != 1 || string(got[0].Data) != `"\"b\""` {
+		t.Fatalf("Tick at 5 min = %+v; want the leave of b", got)
 	}
 	if got := s.NextTick(); !got.Equal(later.Add(ClientTimeout)) {
 		t.Errorf("NextTick = %v, want %v", got, later.Add(ClientTimeout))
@@ -262,6 +262,19 @@ func TestSilentWritersAreEvicted(t *testing.T) {
 	}
 	if got := s.NextTick(); !got.IsZero() {
 		t.Errorf("NextTick of an empty room = %v, want zero", got)
+	}
+}
+
+func TestWaitingNoopSurvivesACheckpoint(t *testing.T) {
+	s := room(t, "a")
+	drop(t, s, start, "a", noop(1, 1, `null`))
+	s = New(s.State())
+	due := start.Add(NoopConsolidation)
+	if got := s.NextTick(); !got.Equal(due) {
+		t.Errorf("NextTick = %v, want %v", got, due)
+	}
+	if got := s.Tick(due); len(got) != 1 || got[0].Type != TypeNoop || got[0].MSN != 1 {
+		t.Errorf("Tick = %+v, want a noop with msn 1", got)
 	}
 }
 
