@@ -59,18 +59,18 @@ func (c Config) check() error {
 // error. When ctx ends early the report covers what was done until then.
 func Run(ctx context.Context, c Config, progress io.Writer) (Report, error) {
 	if err := c.check(); err != nil {
-		return Report{}, fmt.Errorf("bench: %w", err)
+		return Report{}, fmt.Errorf("configuration: %w", err)
 	}
 	r := &run{config: c}
 	defer r.close()
 	fmt.Fprintf(progress, "creating %d documents\n", c.Documents)
 	documents, err := r.create(ctx)
 	if err != nil {
-		return Report{}, fmt.Errorf("bench: %w", err)
+		return Report{}, err
 	}
 	fmt.Fprintf(progress, "connecting %d writers and %d readers\n", c.Documents*c.Writers, c.Documents*c.Readers)
 	if err := r.connect(ctx, documents); err != nil {
-		return Report{}, fmt.Errorf("bench: %w", err)
+		return Report{}, err
 	}
 	fmt.Fprintln(progress, "running")
 	return r.measure(ctx), nil
