@@ -408,9 +408,14 @@ func TestCloseTakesASecondAtMost(t *testing.T) {
 	inBubble(t, Config{}, func(t *testing.T, s *server, ws *websocket.Conn) {
 		rec := join(t, s, ws)
 		start := time.Now()
-		rec.socket.Send(NewEvent("never read"))
+		rec.socket.Send(NewEvent("read late"))
 		synctest.Wait()
+		rec.socket.Send(NewEvent("never read"))
 		rec.socket.Close("moved")
+		time.Sleep(closeWithin / 2) // simulated
+		if got := receive(t, ws); got != `42["read late"]` {
+			t.Errorf("event = %s", got)
+		}
 		if got := <-rec.closed; got != "moved" || time.Since(start) != closeWithin {
 			t.Errorf("Closed(%q) after %v, want moved after %v", got, time.Since(start), closeWithin)
 		}
