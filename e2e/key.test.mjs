@@ -5,7 +5,7 @@ import { after, before, test } from "node:test";
 import { io } from "socket.io-client";
 import { Server } from "./support/server.mjs";
 import { deltas, orderer, storage } from "./support/rest.mjs";
-import { ConnectionState, client, createContainer, eventually, loadContainer, mapContent, saved, schema, sign } from "./support/client.mjs";
+import { ConnectionState, createContainer, eventually, loadContainer, mapContent, saved, sign } from "./support/client.mjs";
 
 const stopWithin = 60_000;
 const backWithin = 30_000;
@@ -48,7 +48,10 @@ test("disabling the key stops everything within 60 s; enabling it brings everyth
 	const blob = await storage(server, a.id, `/repos/${server.tenantId}/git/summaries/latest`);
 	assert.equal(blob.status, 403, "summaries too");
 	assert.match(await blob.text(), /KeyDisabled/);
-	await assert.rejects(client(server).createContainer(schema, "2").then(async ({ container }) => container.attach()), "no new container");
+	const empty = { summary: { type: "tree", entries: [] }, sequenceNumber: 0, values: [], enableAnyBinaryBlobOnFirstSummary: true };
+	const create = await orderer(server, "", `/documents/${server.tenantId}`, { method: "POST", body: JSON.stringify(empty) });
+	assert.equal(create.status, 503, "no new container for now: a client that is attaching waits");
+	assert.ok((await create.json()).retryAfter > 0);
 	const connect = await connectRaw(a.id);
 	assert.equal(connect.event, "connect_document_error");
 	assert.match(connect.body.message, /KeyDisabled/, "a new connection is told the reason");

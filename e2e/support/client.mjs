@@ -78,5 +78,7 @@ export async function eventually(what, check, milliseconds = 20_000) {
 /** Waits until all local edits are acknowledged. */
 export const saved = (container) => eventually("all edits acknowledged", () => !container.isDirty);
 
-export const mapContent = (container) => Object.fromEntries([...container.initialObjects.map.entries()].sort());
+/** The plain values of the map; handles are not JSON. */
+export const mapContent = (container) =>
+	Object.fromEntries([...container.initialObjects.map.entries()].filter(([, value]) => typeof value !== "object").sort());
 export const treeContent = (tree) => [...tree.root.list].map(({ id, text }) => ({ id, text }));
