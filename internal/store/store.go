@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/tidelock/tidelock/internal/envelope"
 )
@@ -24,12 +25,18 @@ var (
 // Store is everything an engine offers. All methods are safe for concurrent use.
 // An error other than the sentinels above leaves the outcome of a write unknown:
 // the caller reads before it goes on.
+//
+// What a read returns is durable: it waits for a write of the same thing that is
+// under way, for what a client was shown must not be gone after a power cut.
+// A context that ends stops a call before it writes, never in between.
 type Store interface {
 	Log
 	Objects
 	Rows
 
 	// DeleteDocument removes log and objects of a document, durably. Idempotent.
+	// Who held the log is fenced, and claims go on above the terms there were: only
+	// the last term outlives the document.
 	DeleteDocument(ctx context.Context, doc envelope.DocumentHandle) error
 
 	Close() error
@@ -43,9 +50,9 @@ type Log interface {
 	Claim(ctx context.Context, doc envelope.DocumentHandle) (Claim, error)
 
 	// Append makes a.Record durable (fsynced) before it returns. ErrFenced if
-	// a.Term is not the current one or a.ExpectedHead is not the head; the record
-	// must begin at ExpectedHead+1. After any other error the record may or may
-	// not be there.
+	// a.Term is not the current one or a.ExpectedHead is not the head; an error
+	// from a.Check, and nothing written, if a is malformed. After any other error
+	// the record may or may not be there.
 	Append(ctx context.Context, a Append) error
 
 	// Read returns the records that hold any of the sequence numbers from..to
@@ -68,6 +75,25 @@ type Append struct {
 	ExpectedHead uint64
 	Header       *envelope.Header // set when Record is the first of its segment
 	Record       envelope.Record
+}
+
+// Check says what makes a unfit for any log; nil is fit. It needs no key: that the
+// record is what it says it is comes out when it is opened.
+func (a Append) Check() error {
+	first, last, index := a.Record.FirstSeq(), a.Record.LastSeq(), a.Record.Index()
+	switch {
+	case first != a.ExpectedHead+1 || last < first:
+		return fmt.Errorf("store: a record of %d..%d does not follow %d", first, last, a.ExpectedHead)
+	case a.Header == nil && (index == 0 || a.ExpectedHead == 0):
+		return fmt.Errorf("store: the record of %d begins a segment and comes without its header", first)
+	case a.Header == nil:
+		return nil
+	}
+	place := a.Header.Place()
+	if index != 0 || place.FirstSeq != first || place.Term != a.Term || place.Document != a.Document {
+		return fmt.Errorf("store: the header with the record of %d is of another place", first)
+	}
+	return nil
 }
 
 // Range is a run of consecutive records. Record i belongs to the last header
@@ -104,7 +130,7 @@ type Rows interface {
 	// given name (zero: from the start), at most limit (> 0).
 	ListRows(ctx context.Context, table Table, partition envelope.Name, after envelope.Name, limit int) ([]Row, error)
 	// WriteRows applies all writes durably, or none: ErrConflict if any row is not
-	// at its expected revision.
+	// at its expected revision, an error of CheckWrites if a row is there twice.
 	WriteRows(ctx context.Context, writes []RowWrite) error
 }
 
@@ -128,6 +154,19 @@ type RowWrite struct {
 	RowKey
 	Value  *envelope.Sealed // nil deletes; deleting what is not there is fine when Expect allows it
 	Expect Expect
+}
+
+// CheckWrites refuses writes that name a row twice: which of two revisions the
+// second one would expect, nobody could say.
+func CheckWrites(writes []RowWrite) error {
+	seen := make(map[RowKey]bool, len(writes))
+	for _, w := range writes {
+		if seen[w.RowKey] {
+			return fmt.Errorf("store: a row of table %s is written twice at once", w.Table)
+		}
+		seen[w.RowKey] = true
+	}
+	return nil
 }
 
 // Expect is what a write expects to find.

@@ -144,17 +144,14 @@ func (s *Store) Claim(ctx context.Context, doc envelope.DocumentHandle) (c store
 func (s *Store) Append(ctx context.Context, a store.Append) error {
 	return s.write(ctx, OpAppend, func() error {
 		d := s.docs[a.Document]
-		if d == nil || d.term != a.Term || d.head != a.ExpectedHead {
+		if d == nil || d.term == 0 || d.term != a.Term || d.head != a.ExpectedHead {
 			return store.ErrFenced
 		}
-		if a.Record.FirstSeq() != d.head+1 || a.Record.LastSeq() < a.Record.FirstSeq() {
-			return fmt.Errorf("memory: record holds %d..%d, the log ends at %d", a.Record.FirstSeq(), a.Record.LastSeq(), d.head)
+		if err := a.Check(); err != nil {
+			return err
 		}
 		if a.Header != nil {
 			d.headers = append(d.headers, bytes.Clone(a.Header.Bytes()))
-		}
-		if len(d.headers) == 0 {
-			return errors.New("memory: the first record of a log has no header")
 		}
 		d.records = append(d.records, bytes.Clone(a.Record.Bytes()))
 		d.head = a.Record.LastSeq()
@@ -172,7 +169,10 @@ func (s *Store) Read(ctx context.Context, doc envelope.DocumentHandle, from, to 
 		out.Head = d.head
 		return d.read(max(from, 1), min(to, d.head), maxBytes, &out)
 	})
-	return out, err
+	if err != nil {
+		return store.Range{}, err
+	}
+	return out, nil
 }
 
 func (d *document) read(from, to uint64, maxBytes int, out *store.Range) error {
@@ -181,7 +181,7 @@ func (d *document) read(from, to uint64, maxBytes int, out *store.Range) error {
 		if next > to || maxBytes > 0 && size >= maxBytes && size > 0 {
 			break
 		}
-		rec, err := envelope.ParseRecord(raw)
+		rec, err := envelope.ParseRecord(bytes.Clone(raw))
 		if err != nil {
 			return fmt.Errorf("%w: record: %w", store.ErrCorrupt, err)
 		}
@@ -195,7 +195,7 @@ func (d *document) read(from, to uint64, maxBytes int, out *store.Range) error {
 		next, size = rec.LastSeq()+1, size+len(raw)
 	}
 	if next <= to && (maxBytes <= 0 || size < maxBytes || size == 0) {
-		return fmt.Errorf("%w: the record of %d is missing; the log ends at %d", store.ErrCorrupt, next, d.head)
+		return fmt.Errorf("%w: the record of %d is missing", store.ErrCorrupt, next)
 	}
 	if len(out.Records) == 0 {
 		return nil
@@ -207,7 +207,7 @@ func (d *document) read(from, to uint64, maxBytes int, out *store.Range) error {
 func (d *document) readHeaders(out *store.Range) error {
 	first, last := out.Records[0].FirstSeq(), out.Records[len(out.Records)-1].FirstSeq()
 	for _, raw := range d.headers {
-		h, err := envelope.ParseHeader(raw)
+		h, err := envelope.ParseHeader(bytes.Clone(raw))
 		if err != nil {
 			return fmt.Errorf("%w: segment header: %w", store.ErrCorrupt, err)
 		}
@@ -273,7 +273,11 @@ func (s *Store) object(doc envelope.DocumentHandle, name envelope.Name) ([]byte,
 // DeleteDocument implements store.Store.
 func (s *Store) DeleteDocument(ctx context.Context, doc envelope.DocumentHandle) error {
 	return s.write(ctx, OpDelete, func() error {
+		d := s.docs[doc]
 		delete(s.docs, doc)
+		if d != nil && d.term > 0 {
+			s.document(doc).term = d.term + 1 // whoever held the log is fenced
+		}
 		return nil
 	})
 }
@@ -323,6 +327,9 @@ func (s *Store) ListRows(ctx context.Context, table store.Table, partition, afte
 
 // WriteRows implements store.Rows.
 func (s *Store) WriteRows(ctx context.Context, writes []store.RowWrite) error {
+	if err := store.CheckWrites(writes); err != nil {
+		return err
+	}
 	return s.write(ctx, OpRows, func() error {
 		for _, w := range writes {
 			if !w.Expect.Met(s.rows[w.RowKey].revision) {

@@ -32,14 +32,15 @@ const (
 	partHeader = 'h'
 	partRecord = 'l'
 	partObject = 'o'
+
+	seqOffset = 1 + len(envelope.DocumentHandle{}) + 1 // of the number in a key of a header or record
 )
 
 type engine struct {
 	db      *pebble.DB
 	lock    *pebble.Lock
+	disk    *disk
 	latches latches
-
-	rows sync.Mutex // one WriteRows at a time: its checks and its write are one
 
 	mu     sync.RWMutex // guards closed; held for reading by every call
 	closed bool
@@ -72,7 +73,7 @@ func (e *engine) Close() error {
 }
 
 func documentKey(doc envelope.DocumentHandle, part byte, rest ...byte) []byte {
-	k := make([]byte, 0, 18+len(rest))
+	k := make([]byte, 0, seqOffset+len(rest)+8)
 	k = append(k, spaceDocument)
 	k = append(k, doc[:]...)
 	k = append(k, part)
@@ -83,10 +84,45 @@ func seqKey(doc envelope.DocumentHandle, part byte, seq uint64) []byte {
 	return binary.BigEndian.AppendUint64(documentKey(doc, part), seq)
 }
 
+// latchKey names what a document's writes exclude each other on: its log under
+// partState, its objects under partObject.
+func latchKey(doc envelope.DocumentHandle, part byte) string { return string(documentKey(doc, part)) }
+
+// fail says what did not work; damage that Pebble finds by its checksums is
+// ErrCorrupt.
+func fail(what string, err error) error {
+	if pebble.IsCorruptionError(err) {
+		return corrupt(what, err)
+	}
+	return fmt.Errorf("pebble: %s: %w", what, err)
+}
+
+func corrupt(what string, err error) error {
+	return fmt.Errorf("%w: %s: %w", store.ErrCorrupt, what, err)
+}
+
+// get copies a value out.
+func get(r pebble.Reader, key []byte) ([]byte, error) {
+	raw, closer, err := r.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, store.ErrNotFound
+	}
+	if err != nil {
+		return nil, fail("read", err)
+	}
+	return bytes.Clone(raw), closer.Close()
+}
+
 type docState struct{ term, head uint64 }
 
-func (e *engine) state(doc envelope.DocumentHandle) (docState, error) {
-	raw, err := e.get(documentKey(doc, partState))
+func (s docState) bytes() []byte {
+	b := binary.BigEndian.AppendUint64(nil, s.term)
+	return binary.BigEndian.AppendUint64(b, s.head)
+}
+
+// readState returns the zero state for a document that was never claimed.
+func readState(r pebble.Reader, doc envelope.DocumentHandle) (docState, error) {
+	raw, err := get(r, documentKey(doc, partState))
 	if errors.Is(err, store.ErrNotFound) {
 		return docState{}, nil
 	}
@@ -99,38 +135,20 @@ func (e *engine) state(doc envelope.DocumentHandle) (docState, error) {
 	return docState{binary.BigEndian.Uint64(raw), binary.BigEndian.Uint64(raw[8:])}, nil
 }
 
-func (s docState) bytes() []byte {
-	b := binary.BigEndian.AppendUint64(nil, s.term)
-	return binary.BigEndian.AppendUint64(b, s.head)
-}
-
-// get copies a value out.
-func (e *engine) get(key []byte) ([]byte, error) {
-	raw, closer, err := e.db.Get(key)
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, store.ErrNotFound
-	}
-	if err != nil {
-		return nil, fmt.Errorf("pebble: read: %w", err)
-	}
-	defer closer.Close()
-	return bytes.Clone(raw), nil
-}
-
 func (e *engine) Claim(ctx context.Context, doc envelope.DocumentHandle) (store.Claim, error) {
 	leave, err := e.enter(ctx)
 	if err != nil {
 		return store.Claim{}, err
 	}
 	defer leave()
-	defer e.latches.lock(doc)()
-	s, err := e.state(doc)
+	defer e.latches.lock(latchKey(doc, partState))()
+	s, err := readState(e.db, doc)
 	if err != nil {
 		return store.Claim{}, err
 	}
 	s.term++
 	if err := e.db.Set(documentKey(doc, partState), s.bytes(), pebble.Sync); err != nil {
-		return store.Claim{}, fmt.Errorf("pebble: claim a document: %w", err)
+		return store.Claim{}, fail("claim a document", err)
 	}
 	return store.Claim{Term: s.term, Head: s.head}, nil
 }
@@ -141,35 +159,36 @@ func (e *engine) Append(ctx context.Context, a store.Append) error {
 		return err
 	}
 	defer leave()
-	defer e.latches.lock(a.Document)()
-	s, err := e.state(a.Document)
+	defer e.latches.lock(latchKey(a.Document, partState))()
+	s, err := readState(e.db, a.Document)
 	if err != nil {
 		return err
 	}
-	if s.term != a.Term || s.head != a.ExpectedHead {
+	if s.term == 0 || s.term != a.Term || s.head != a.ExpectedHead {
 		return store.ErrFenced
 	}
-	if a.Record.FirstSeq() != s.head+1 || a.Record.LastSeq() < a.Record.FirstSeq() {
-		return fmt.Errorf("pebble: record holds %d..%d, the log ends at %d", a.Record.FirstSeq(), a.Record.LastSeq(), s.head)
+	if err := a.Check(); err != nil {
+		return err
+	}
+	if err := e.disk.room(len(a.Record.Bytes())); err != nil {
+		return err
 	}
 	s.head = a.Record.LastSeq()
 	b := e.db.NewBatch()
 	defer b.Close()
-	set := func(key, value []byte) {
-		err = errors.Join(err, b.Set(key, value, nil))
-	}
 	if a.Header != nil {
-		set(seqKey(a.Document, partHeader, a.Header.Place().FirstSeq), a.Header.Bytes())
+		err = b.Set(seqKey(a.Document, partHeader, a.Header.Place().FirstSeq), a.Header.Bytes(), nil)
 	}
-	set(seqKey(a.Document, partRecord, s.head), a.Record.Bytes())
-	set(documentKey(a.Document, partState), s.bytes())
+	err = errors.Join(err,
+		b.Set(seqKey(a.Document, partRecord, s.head), a.Record.Bytes(), nil),
+		b.Set(documentKey(a.Document, partState), s.bytes(), nil))
 	if err != nil {
-		return fmt.Errorf("pebble: append: %w", err)
+		return fail("append", err)
 	}
 	// Pebble's commit pipeline gathers the batches of all documents that wait
 	// here into one fsync of its log.
 	if err := e.db.Apply(b, pebble.Sync); err != nil {
-		return fmt.Errorf("pebble: append: %w", err)
+		return fail("append", err)
 	}
 	return nil
 }
@@ -180,8 +199,39 @@ func (e *engine) Read(ctx context.Context, doc envelope.DocumentHandle, from, to
 		return store.Range{}, err
 	}
 	defer leave()
-	// One snapshot: head, records and headers of the same moment.
+	// One snapshot: head, records and headers of the same moment, all of them durable.
 	snap := e.db.NewSnapshot()
 	defer snap.Close()
-	return readRange(snap, doc, from, to, maxBytes)
+	e.latches.settle(latchKey(doc, partState))
+	return readRange(snap, doc, span{from, to, maxBytes})
+}
+
+func (e *engine) DeleteDocument(ctx context.Context, doc envelope.DocumentHandle) error {
+	leave, err := e.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	defer e.latches.lock(latchKey(doc, partState), latchKey(doc, partObject))()
+	s, err := readState(e.db, doc)
+	if err != nil && !errors.Is(err, store.ErrCorrupt) { // a damaged document can still be deleted
+		return err
+	}
+	b := e.db.NewBatch()
+	defer b.Close()
+	// All keys of a document begin with its handle and a part below 0xff.
+	err = b.DeleteRange(documentKey(doc, 0), documentKey(doc, 0xff), nil)
+	if s.term > 0 {
+		// Without the term the next claim would get a writer of the old log's
+		// term, and both could append.
+		s = docState{term: s.term + 1}
+		err = errors.Join(err, b.Set(documentKey(doc, partState), s.bytes(), nil))
+	}
+	if err != nil {
+		return fail("delete a document", err)
+	}
+	if err := e.db.Apply(b, pebble.Sync); err != nil {
+		return fail("delete a document", err)
+	}
+	return nil
 }

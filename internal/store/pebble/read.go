@@ -11,97 +11,114 @@ import (
 	"github.com/tidelock/tidelock/internal/store"
 )
 
-func corrupt(what string, err error) error {
-	return fmt.Errorf("%w: %s: %w", store.ErrCorrupt, what, err)
+// span is what a reader asks for: the ops from..to, up to so many bytes if > 0.
+type span struct {
+	from, to uint64
+	maxBytes int
 }
 
-// readRange collects the records that hold from..to.
-func readRange(r pebble.Reader, doc envelope.DocumentHandle, from, to uint64, maxBytes int) (store.Range, error) {
-	out, err := readHead(r, doc)
+func (s span) full(size int) bool { return s.maxBytes > 0 && size >= s.maxBytes }
+
+// readRange collects the records that hold want and the headers of their segments.
+func readRange(r pebble.Reader, doc envelope.DocumentHandle, want span) (store.Range, error) {
+	s, err := readState(r, doc)
 	if err != nil {
-		return out, err
+		return store.Range{}, err
 	}
-	from, to = max(from, 1), min(to, out.Head)
-	if from > to {
-		return out, nil
+	want.from, want.to = max(want.from, 1), min(want.to, s.head)
+	if want.from > want.to {
+		return store.Range{Head: s.head}, nil
 	}
+	records, err := readRecords(r, doc, want)
+	if err != nil {
+		return store.Range{}, err
+	}
+	headers, err := readHeaders(r, doc, records[0].FirstSeq(), records[len(records)-1].FirstSeq())
+	if err != nil {
+		return store.Range{}, err
+	}
+	return store.Range{Headers: headers, Records: records, Head: s.head}, nil
+}
+
+// readRecords returns at least one record; want is not empty and within the log.
+func readRecords(r pebble.Reader, doc envelope.DocumentHandle, want span) ([]envelope.Record, error) {
 	it, err := r.NewIter(&pebble.IterOptions{
-		LowerBound: seqKey(doc, partRecord, from),
+		LowerBound: seqKey(doc, partRecord, want.from),
 		UpperBound: documentKey(doc, partRecord+1),
 	})
 	if err != nil {
-		return out, fmt.Errorf("pebble: read a log: %w", err)
+		return nil, fail("read a log", err)
 	}
 	defer it.Close()
-	next, size := from, 0
-	for it.First(); it.Valid() && next <= to && (maxBytes <= 0 || size < maxBytes || size == 0); it.Next() {
+	var records []envelope.Record
+	next, size := want.from, 0
+	for it.First(); it.Valid() && next <= want.to && !want.full(size); it.Next() {
 		value, err := it.ValueAndErr()
 		if err != nil {
-			return out, fmt.Errorf("pebble: read a log: %w", err)
+			return nil, fail("read a log", err)
 		}
 		rec, err := envelope.ParseRecord(bytes.Clone(value))
 		if err != nil {
-			return out, corrupt("record", err)
+			return nil, corrupt("record", err)
 		}
 		first, last := rec.FirstSeq(), rec.LastSeq()
-		if first > next || len(out.Records) > 0 && first != next || last < next || binary.BigEndian.Uint64(it.Key()[18:]) != last {
-			return out, fmt.Errorf("%w: a record holds %d..%d where %d should be", store.ErrCorrupt, first, last, next)
+		// Only the first record may begin before the op that is asked for.
+		if first > next || len(records) > 0 && first != next || last < next || seqOf(it) != last {
+			return nil, fmt.Errorf("%w: a record holds %d..%d where %d should be", store.ErrCorrupt, first, last, next)
 		}
-		out.Records = append(out.Records, rec)
+		records = append(records, rec)
 		next, size = last+1, size+len(value)
 	}
 	if err := it.Error(); err != nil {
-		return out, fmt.Errorf("pebble: read a log: %w", err)
+		return nil, fail("read a log", err)
 	}
-	if len(out.Records) == 0 || next <= to && (maxBytes <= 0 || size < maxBytes) {
-		return out, fmt.Errorf("%w: the record of %d is missing; the log ends at %d", store.ErrCorrupt, next, out.Head)
+	if next <= want.to && !want.full(size) {
+		return nil, fmt.Errorf("%w: the record of %d is missing", store.ErrCorrupt, next)
 	}
-	return out, readHeaders(r, doc, &out)
+	return records, nil
 }
 
-func readHead(r pebble.Reader, doc envelope.DocumentHandle) (store.Range, error) {
-	raw, closer, err := r.Get(documentKey(doc, partState))
-	if err == pebble.ErrNotFound {
-		return store.Range{}, nil
-	}
-	if err != nil {
-		return store.Range{}, fmt.Errorf("pebble: read a log: %w", err)
-	}
-	defer closer.Close()
-	if len(raw) != 16 {
-		return store.Range{}, fmt.Errorf("%w: document state of %d bytes", store.ErrCorrupt, len(raw))
-	}
-	return store.Range{Head: binary.BigEndian.Uint64(raw[8:])}, nil
-}
-
-// readHeaders adds the headers of the segments that the records belong to: the
-// last one at or before the first record, and all up to the last.
-func readHeaders(r pebble.Reader, doc envelope.DocumentHandle, out *store.Range) error {
-	first, last := out.Records[0].FirstSeq(), out.Records[len(out.Records)-1].FirstSeq()
+// readHeaders returns the headers of the segments that the records which begin at
+// first..last belong to: the last one at or before first, and all up to last.
+func readHeaders(r pebble.Reader, doc envelope.DocumentHandle, first, last uint64) ([]envelope.Header, error) {
 	it, err := r.NewIter(&pebble.IterOptions{
 		LowerBound: documentKey(doc, partHeader),
 		UpperBound: seqKey(doc, partHeader, last+1),
 	})
 	if err != nil {
-		return fmt.Errorf("pebble: read segment headers: %w", err)
+		return nil, fail("read segment headers", err)
 	}
 	defer it.Close()
+	var headers []envelope.Header
 	for ok := it.SeekLT(seqKey(doc, partHeader, first+1)); ok; ok = it.Next() {
 		value, err := it.ValueAndErr()
 		if err != nil {
-			return fmt.Errorf("pebble: read segment headers: %w", err)
+			return nil, fail("read segment headers", err)
 		}
 		h, err := envelope.ParseHeader(bytes.Clone(value))
 		if err != nil {
-			return corrupt("segment header", err)
+			return nil, corrupt("segment header", err)
 		}
-		out.Headers = append(out.Headers, h)
+		if starts := h.Place().FirstSeq; starts != seqOf(it) {
+			return nil, fmt.Errorf("%w: the segment header of %d is where that of %d should be", store.ErrCorrupt, starts, seqOf(it))
+		}
+		headers = append(headers, h)
 	}
 	if err := it.Error(); err != nil {
-		return fmt.Errorf("pebble: read segment headers: %w", err)
+		return nil, fail("read segment headers", err)
 	}
-	if len(out.Headers) == 0 {
-		return fmt.Errorf("%w: no segment header at or before %d", store.ErrCorrupt, first)
+	if len(headers) == 0 {
+		return nil, fmt.Errorf("%w: no segment header at or before %d", store.ErrCorrupt, first)
 	}
-	return nil
+	return headers, nil
+}
+
+// seqOf is the number in the key of a header or record, 0 if the key has another
+// length: no op has that number.
+func seqOf(it *pebble.Iterator) uint64 {
+	k := it.Key()
+	if len(k) != seqOffset+8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(k[seqOffset:])
 }

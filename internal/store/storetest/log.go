@@ -1,11 +1,9 @@
 package storetest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"testing"
 
 	"github.com/tidelock/tidelock/internal/envelope"
@@ -24,17 +22,22 @@ func TestStore(t *testing.T, open func(t *testing.T) store.Store) {
 		{"StaleTermIsFenced", staleTermIsFenced},
 		{"WrongHeadIsFenced", wrongHeadIsFenced},
 		{"GapIsRefused", gapIsRefused},
+		{"HeaderGoesWithItsRecord", headerGoesWithItsRecord},
 		{"UnclaimedDocumentIsFenced", unclaimedDocumentIsFenced},
 		{"ReadTakesRanges", readTakesRanges},
 		{"ReadStopsAtMaxBytes", readStopsAtMaxBytes},
 		{"SegmentsAcrossTerms", segmentsAcrossTerms},
 		{"DocumentsAreApart", documentsAreApart},
 		{"OneOfManyWritersWins", oneOfManyWritersWins},
+		{"OnlyTheLastClaimCounts", onlyTheLastClaimCounts},
 		{"ManyDocumentsAtOnce", manyDocumentsAtOnce},
+		{"ReadersSeeAPrefix", readersSeeAPrefix},
 		{"DeleteDocumentLeavesNothing", deleteDocumentLeavesNothing},
+		{"TermsOutliveADocument", termsOutliveADocument},
 		{"ObjectsComeBack", objectsComeBack},
 		{"RowsKeepRevisions", rowsKeepRevisions},
 		{"RowWritesAreAllOrNothing", rowWritesAreAllOrNothing},
+		{"RowWrittenTwiceIsRefused", rowWrittenTwiceIsRefused},
 		{"ListRowsInOrder", listRowsInOrder},
 		{"OneOfManyRowWritersWins", oneOfManyRowWritersWins},
 		{"ClosedIsSaid", closedIsSaid},
@@ -134,12 +137,48 @@ func wrongHeadIsFenced(t *testing.T, st store.Store) {
 
 func gapIsRefused(t *testing.T, st store.Store) {
 	d, c := filled(t, st)
-	gap := d.fresh().Append(c, 10, 11, "gap")
-	gap.ExpectedHead = 9
-	if err := st.Append(t.Context(), gap); err == nil {
-		t.Error("a record that begins at head+2 was taken")
+	for _, head := range []uint64{10, 8} {
+		a := d.fresh().Append(c, head, 12, "x")
+		a.ExpectedHead = 9
+		if err := st.Append(t.Context(), a); err == nil || errors.Is(err, store.ErrFenced) {
+			t.Errorf("a record that begins at %d was taken after 9: %v", head+1, err)
+		}
 	}
 	want(t, "the log", read(t, st, d, 1, 100, 0), []string{"1-3 a", "4-4 b", "5-9 c"})
+}
+
+// headerGoesWithItsRecord: a segment's first record comes with its header, no other
+// record with any, or there would be records that nobody can open.
+func headerGoesWithItsRecord(t *testing.T, st store.Store) {
+	d, c := filled(t, st)
+	empty := NewDoc(t)
+	first := claim(t, st, empty.Handle)
+	other := NewDoc(t)
+	for _, w := range []struct {
+		name   string
+		doc    *Doc
+		claim  store.Claim
+		head   uint64
+		change func(a *store.Append)
+	}{
+		{"FirstOfALogWithout", empty, first, 0, func(a *store.Append) { a.Header = nil }},
+		{"FirstOfASegmentWithout", d.fresh(), c, 9, func(a *store.Append) { a.Header = nil }},
+		{"SecondWith", d, c, 9, func(a *store.Append) { h := d.segment.Header(); a.Header = &h }},
+		{"OfAnotherDocument", d.fresh(), c, 9, func(a *store.Append) { a.Header = other.Append(c, 9, 10, "").Header }},
+		{"OfAnotherTerm", d.fresh(), c, 9, func(a *store.Append) { a.Header = d.fresh().Append(store.Claim{Term: 7}, 9, 10, "").Header }},
+		{"OfAnotherPlace", d.fresh(), c, 9, func(a *store.Append) { a.Header = d.fresh().Append(c, 4, 5, "").Header }},
+		{"NoRecord", d.fresh(), c, 9, func(a *store.Append) { a.Record = envelope.Record{} }},
+	} {
+		t.Run(w.name, func(t *testing.T) {
+			a := w.doc.Append(w.claim, w.head, w.head+1, "x")
+			w.change(&a)
+			if err := st.Append(t.Context(), a); err == nil || errors.Is(err, store.ErrFenced) {
+				t.Errorf("got %v, want it refused as malformed", err)
+			}
+		})
+	}
+	want(t, "the log", read(t, st, d, 1, 100, 0), []string{"1-3 a", "4-4 b", "5-9 c"})
+	want(t, "the empty log", read(t, st, empty, 1, 100, 0), nil)
 }
 
 func unclaimedDocumentIsFenced(t *testing.T, st store.Store) {
@@ -203,87 +242,45 @@ func segmentsAcrossTerms(t *testing.T, st store.Store) {
 }
 
 func documentsAreApart(t *testing.T, st store.Store) {
-	a, _ := filled(t, st)
-	b := NewDoc(t)
-	b.Handle = a.Handle
-	b.Handle[15]++ // the next key in the engine's order
-	b.place.Document = b.Handle
-	c := claim(t, st, b.Handle)
-	appendOK(t, st, b.Append(c, 0, 2, "other"))
-	want(t, "the first", read(t, st, a, 1, 100, 0), []string{"1-3 a", "4-4 b", "5-9 c"})
-	want(t, "the second", read(t, st, b, 1, 100, 0), []string{"1-2 other"})
-	object := a.Object("same", "of a")
-	if err := st.PutObjects(t.Context(), a.Handle, []store.Object{object}); err != nil {
+	middle := NewDoc(t).Handle
+	middle[15] = 0x80
+	before, after, beginsAlike := middle, middle, middle
+	before[15]--
+	after[15]++ // in the engine's order, the next one
+	beginsAlike[8] ^= 0xff
+	last := envelope.DocumentHandle{}
+	for i := range last {
+		last[i] = 0xff
+	}
+	handles := []envelope.DocumentHandle{before, middle, after, beginsAlike, {}, last}
+	var docs []*Doc
+	object := NewDoc(t).Object("same", "of all but one")
+	for i, h := range handles {
+		d := NewDocAt(t, h)
+		appendOK(t, st, d.Append(claim(t, st, h), 0, uint64(i)+1, "x"))
+		if h != middle {
+			if err := st.PutObjects(t.Context(), h, []store.Object{object}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		docs = append(docs, d)
+	}
+	if has, err := st.HasObject(t.Context(), middle, object.Name); err != nil || has {
+		t.Errorf("has an object of its neighbours = %t, %v", has, err)
+	}
+	if err := st.DeleteDocument(t.Context(), middle); err != nil {
 		t.Fatal(err)
 	}
-	_, err := st.GetObject(t.Context(), b.Handle, object.Name)
-	wantErr(t, "an object of the other document", err, store.ErrNotFound)
-}
-
-// oneOfManyWritersWins: all writers claim and append at once; whatever the order,
-// the log has one order and no writer succeeded under a term that was over.
-func oneOfManyWritersWins(t *testing.T, st store.Store) {
-	d := NewDoc(t)
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	won := map[uint64]bool{} // head after each success
-	for range 16 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			for range 8 {
-				c, err := st.Claim(context.Background(), d.Handle)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				err = st.Append(context.Background(), d.fresh().Append(c, c.Head, c.Head+1, "x"))
-				if err != nil && !errors.Is(err, store.ErrFenced) {
-					t.Error(err)
-				}
-				if err == nil {
-					mu.Lock()
-					if won[c.Head+1] {
-						t.Errorf("two writers wrote op %d", c.Head+1)
-					}
-					won[c.Head+1] = true
-					mu.Unlock()
-				}
-			}
-		}()
+	for i, d := range docs {
+		if d.Handle == middle {
+			want(t, "the deleted log", read(t, st, d, 1, 100, 0), nil)
+			continue
+		}
+		want(t, fmt.Sprintf("log %d", i), read(t, st, d, 1, 100, 0), []string{fmt.Sprintf("1-%d x", i+1)})
+		if has, err := st.HasObject(t.Context(), d.Handle, object.Name); err != nil || !has {
+			t.Errorf("object of document %d: has = %t, %v", i, has, err)
+		}
 	}
-	wg.Wait()
-	r, err := st.Read(t.Context(), d.Handle, 1, 1<<30, 0)
-	if err != nil || int(r.Head) != len(won) || len(r.Records) != len(won) {
-		t.Errorf("%d appends succeeded; the log has head %d and %d records, %v", len(won), r.Head, len(r.Records), err)
-	}
-}
-
-func manyDocumentsAtOnce(t *testing.T, st store.Store) {
-	var wg sync.WaitGroup
-	for range 32 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			d := NewDoc(t)
-			c, err := st.Claim(context.Background(), d.Handle)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			for head := range uint64(10) {
-				if err := st.Append(context.Background(), d.Append(c, head, head+1, fmt.Sprint(head))); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-			r, err := st.Read(context.Background(), d.Handle, 1, 10, 0)
-			if err != nil || len(d.Texts(r)) != 10 {
-				t.Errorf("read back %d records, %v; want 10", len(r.Records), err)
-			}
-		}()
-	}
-	wg.Wait()
 }
 
 func deleteDocumentLeavesNothing(t *testing.T, st store.Store) {
@@ -306,4 +303,20 @@ func deleteDocumentLeavesNothing(t *testing.T, st store.Store) {
 	wantErr(t, "object of a deleted document", err, store.ErrNotFound)
 	wantErr(t, "append to a deleted document", st.Append(t.Context(), d.Append(c, 9, 10, "late")), store.ErrFenced)
 	want(t, "the other document", read(t, st, kept, 1, 100, 0), []string{"1-3 a", "4-4 b", "5-9 c"})
+}
+
+// termsOutliveADocument: a writer of a deleted log must not meet its own term again.
+func termsOutliveADocument(t *testing.T, st store.Store) {
+	d := NewDoc(t)
+	old := claim(t, st, d.Handle)
+	if err := st.DeleteDocument(t.Context(), d.Handle); err != nil {
+		t.Fatal(err)
+	}
+	wantErr(t, "append after deletion", st.Append(t.Context(), d.fresh().Append(old, 0, 1, "late")), store.ErrFenced)
+	now := claim(t, st, d.Handle)
+	if now.Term <= old.Term || now.Head != 0 {
+		t.Errorf("a claim after deletion is %+v; want a term above %d and head 0", now, old.Term)
+	}
+	wantErr(t, "append of the old writer", st.Append(t.Context(), d.fresh().Append(old, 0, 1, "late")), store.ErrFenced)
+	appendOK(t, st, d.fresh().Append(now, 0, 1, "new"))
 }

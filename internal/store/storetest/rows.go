@@ -90,6 +90,17 @@ func rowWritesAreAllOrNothing(t *testing.T, st store.Store) {
 	}
 }
 
+func rowWrittenTwiceIsRefused(t *testing.T, st store.Store) {
+	r := newRows(t)
+	k := store.RowKey{Table: "things", Name: numbered(1)}
+	err := st.WriteRows(t.Context(), []store.RowWrite{r.put(k, "one", store.Anything), r.put(k, "two", store.Anything)})
+	if err == nil {
+		t.Error("two writes of one row were taken at once")
+	}
+	_, err = st.GetRow(t.Context(), k)
+	wantErr(t, "the row", err, store.ErrNotFound)
+}
+
 func listRowsInOrder(t *testing.T, st store.Store) {
 	r := newRows(t)
 	in := func(table store.Table, partition, name uint64) store.RowKey {
@@ -163,17 +174,26 @@ func closedIsSaid(t *testing.T, st store.Store) {
 			t.Fatal(err)
 		}
 	}
-	_, claimErr := st.Claim(t.Context(), d.Handle)
-	_, readErr := st.Read(t.Context(), d.Handle, 1, 2, 0)
-	_, getErr := st.GetObject(t.Context(), d.Handle, envelope.Name{})
-	_, listErr := st.ListRows(t.Context(), "t", envelope.Name{}, envelope.Name{}, 1)
-	for what, err := range map[string]error{
-		"claim": claimErr, "read": readErr, "get": getErr, "list": listErr,
-		"append": st.Append(t.Context(), next),
-		"rows":   st.WriteRows(t.Context(), nil),
-		"delete": st.DeleteDocument(t.Context(), d.Handle),
-	} {
+	for what, err := range everyCall(t.Context(), st, next) {
 		wantErr(t, what+" after Close", err, store.ErrClosed)
+	}
+}
+
+// everyCall calls each method once.
+func everyCall(ctx context.Context, st store.Store, a store.Append) map[string]error {
+	doc := a.Document
+	_, claimErr := st.Claim(ctx, doc)
+	_, readErr := st.Read(ctx, doc, 1, 2, 0)
+	_, getErr := st.GetObject(ctx, doc, envelope.Name{})
+	_, hasErr := st.HasObject(ctx, doc, envelope.Name{})
+	_, rowErr := st.GetRow(ctx, store.RowKey{Table: "t"})
+	_, listErr := st.ListRows(ctx, "t", envelope.Name{}, envelope.Name{}, 1)
+	return map[string]error{
+		"Claim": claimErr, "Read": readErr, "GetObject": getErr, "HasObject": hasErr, "GetRow": rowErr, "ListRows": listErr,
+		"Append":         st.Append(ctx, a),
+		"PutObjects":     st.PutObjects(ctx, doc, nil),
+		"WriteRows":      st.WriteRows(ctx, nil),
+		"DeleteDocument": st.DeleteDocument(ctx, doc),
 	}
 }
 
@@ -181,12 +201,52 @@ func cancelledCallsChangeNothing(t *testing.T, st store.Store) {
 	d, c := filled(t, st)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	wantErr(t, "append", st.Append(ctx, d.Append(c, 9, 10, "x")), context.Canceled)
-	_, err := st.Claim(ctx, d.Handle)
-	wantErr(t, "claim", err, context.Canceled)
-	wantErr(t, "delete", st.DeleteDocument(ctx, d.Handle), context.Canceled)
+	for what, err := range everyCall(ctx, st, d.Append(c, 9, 10, "x")) {
+		wantErr(t, what, err, context.Canceled)
+	}
 	want(t, "the log", read(t, st, d, 1, 100, 0), []string{"1-3 a", "4-4 b", "5-9 c"})
 	if again := claim(t, st, d.Handle); again.Term != c.Term+1 {
 		t.Errorf("term %d after a cancelled claim of term %d", again.Term, c.Term)
+	}
+}
+
+// TestReopen checks that everything is there after the engine was closed and opened
+// again. open returns a new engine and a func that opens the same data again, once
+// the engine is closed.
+func TestReopen(t *testing.T, open func(t *testing.T) (st store.Store, reopen func() store.Store)) {
+	st, reopen := open(t)
+	d, c := filled(t, st)
+	gone, goneClaim := filled(t, st)
+	object := d.Object("id", "object")
+	r := newRows(t)
+	kept, deleted := store.RowKey{Table: "t", Name: numbered(1)}, store.RowKey{Table: "t", Name: numbered(2)}
+	if err := st.PutObjects(t.Context(), d.Handle, []store.Object{object}); err != nil {
+		t.Fatal(err)
+	}
+	writeRows(t, st, r.put(kept, "one", store.Absent), r.put(deleted, "x", store.Absent))
+	writeRows(t, st, r.put(kept, "two", store.AtRevision(1)), store.RowWrite{RowKey: deleted})
+	if err := st.DeleteDocument(t.Context(), gone.Handle); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+	st = reopen()
+
+	want(t, "the log", read(t, st, d, 1, 100, 0), []string{"1-3 a", "4-4 b", "5-9 c"})
+	want(t, "the deleted log", read(t, st, gone, 1, 100, 0), nil)
+	if got, err := st.GetObject(t.Context(), d.Handle, object.Name); err != nil || string(got.Bytes()) != string(object.Value.Bytes()) {
+		t.Errorf("object: got %d bytes, %v", len(got.Bytes()), err)
+	}
+	rows, err := st.ListRows(t.Context(), "t", envelope.Name{}, envelope.Name{}, 10)
+	if err != nil || len(rows) != 1 || rows[0].Revision != 2 || r.text(rows[0]) != "two" {
+		t.Errorf("%d rows, %v; want one at revision 2", len(rows), err)
+	}
+	appendOK(t, st, d.Append(c, 9, 10, "d")) // terms outlive the process
+	for doc, before := range map[envelope.DocumentHandle]store.Claim{d.Handle: c, gone.Handle: goneClaim} {
+		if again := claim(t, st, doc); again.Term <= before.Term {
+			t.Errorf("term %d after %d", again.Term, before.Term)
+		}
 	}
 }

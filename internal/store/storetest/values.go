@@ -22,9 +22,15 @@ type Doc struct {
 
 // NewDoc returns a document that no engine knows.
 func NewDoc(t testing.TB) *Doc {
-	d := &Doc{t: t, key: envelope.NewDocumentKey()}
-	rand.Read(d.Handle[:])
-	d.place = envelope.KeyPlace{Document: d.Handle, Epoch: 1}
+	var h envelope.DocumentHandle
+	rand.Read(h[:])
+	return NewDocAt(t, h)
+}
+
+// NewDocAt is NewDoc with a chosen handle.
+func NewDocAt(t testing.TB, h envelope.DocumentHandle) *Doc {
+	d := &Doc{t: t, Handle: h, key: envelope.NewDocumentKey()}
+	d.place = envelope.KeyPlace{Document: h, Epoch: 1}
 	rand.Read(d.place.Resource[:])
 	return d
 }
