@@ -70,7 +70,14 @@ func Open(ctx context.Context, c Config) (_ *App, err error) {
 	if a.store, err = pebble.Open(pebble.Options{Dir: a.c.DataDir, Log: a.c.Log}); err != nil {
 		return nil, err
 	}
-	return a, a.wire(ctx)
+	if err := a.wire(ctx); err != nil {
+		return nil, err
+	}
+	// The command line must find this server before anybody is told that it is there.
+	if _, err := a.refreshAdmin(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return a, nil
 }
 
 // wire makes the services, each with what it needs.
@@ -98,9 +105,7 @@ func (a *App) wire(ctx context.Context) (err error) {
 	hosts := keystore.Hosts{Suffixes: []string{"vault." + Domain}}
 	a.custody = custody.New(custody.Config{
 		Store: a.store, Service: a.service, Hosts: hosts, Log: a.c.Log,
-		KeyStore: func(identity string) keystore.Client {
-			return keystore.New(keystore.Config{Credential: a.entra.Credential(identity), Transport: a.vault.Transport()})
-		},
+		KeyStore: a.keyStores().client,
 	})
 	management, err := a.wireManagement(ctx, hosts)
 	if err != nil {
@@ -122,10 +127,6 @@ func (a *App) wire(ctx context.Context) (err error) {
 // Serve serves until ctx is over, then stops in order: no new work, what was
 // accepted made durable, clients told to come back, keys wiped, the store closed.
 func (a *App) Serve(ctx context.Context) error {
-	if _, err := a.refreshAdmin(); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		a.Close()
-		return err
-	}
 	g, serving := errgroup.WithContext(ctx)
 	g.Go(func() error { return served(a.serveRelay()) })
 	g.Go(func() error { return served(a.managementHTTP.ServeTLS(a.managementListener, "", "")) })

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -28,6 +29,23 @@ type Client struct {
 	profile    Profile
 	http       *http.Client
 	credential azcore.TokenCredential
+	network    *network
+}
+
+// network remembers the last failure to reach the server: the identity library
+// reports it as text only.
+type network struct {
+	http.RoundTripper
+	failed atomic.Pointer[net.OpError]
+}
+
+func (n *network) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := n.RoundTripper.RoundTrip(r)
+	var op *net.OpError
+	if errors.As(err, &op) {
+		n.failed.Store(op)
+	}
+	return resp, err
 }
 
 // NewClient returns a client for the server of p.
@@ -44,7 +62,8 @@ func NewClient(p Profile) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("management URL: %w", err)
 	}
-	c := &Client{profile: p, http: &http.Client{Transport: transport(roots, u.Host, p.Domain), Timeout: 2 * time.Minute}}
+	reach := &network{RoundTripper: transport(roots, u.Host, p.Domain)}
+	c := &Client{profile: p, network: reach, http: &http.Client{Transport: reach, Timeout: 2 * time.Minute}}
 	c.credential, err = azidentity.NewClientSecretCredential(p.DirectoryID, p.ClientID, p.ClientSecret,
 		&azidentity.ClientSecretCredentialOptions{
 			ClientOptions: azcore.ClientOptions{
@@ -105,7 +124,7 @@ func (e *APIError) Error() string {
 func (c *Client) Do(ctx context.Context, method, path, apiVersion string, in, out any) error {
 	token, err := c.credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{"https://management.azure.com/.default"}})
 	if err != nil {
-		return unreachable(c.profile, err)
+		return c.explain(err)
 	}
 	var body io.Reader
 	if in != nil {
@@ -125,7 +144,7 @@ func (c *Client) Do(ctx context.Context, method, path, apiVersion string, in, ou
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return unreachable(c.profile, err)
+		return c.explain(err)
 	}
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
@@ -155,10 +174,10 @@ func apiError(status int, raw []byte) error {
 	return &envelope.Error
 }
 
-func unreachable(p Profile, err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) {
-		return Hint(fmt.Errorf("reach the server at %s: %w", p.ManagementURL, op), "is it running? Start it with 'tidelock serve'")
+// explain says that the server could not be reached, if that is why err came.
+func (c *Client) explain(err error) error {
+	if op := c.network.failed.Load(); op != nil {
+		return Hint(fmt.Errorf("reach the server at %s: %w", c.profile.ManagementURL, op), "is it running? Start it with 'tidelock serve'")
 	}
 	return err
 }

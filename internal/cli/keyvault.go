@@ -36,13 +36,13 @@ func (o *Options) keyCommand(use, short string, versioned bool, run func(context
 		if err != nil {
 			return err
 		}
-		keys, err := o.vault(f.vault)
+		client, keys, err := o.vault(f.vault)
 		if err != nil {
 			return err
 		}
 		bundle, err := run(c.Context(), keys, f)
 		if err != nil {
-			return vaultError(use+" key "+f.name, err)
+			return client.vaultError(use+" key "+f.name, err)
 		}
 		return printKeys(p, keyView(bundle.Key.KID, bundle.Key.Kty, bundle.Attributes))
 	}}
@@ -55,12 +55,13 @@ func (o *Options) keyCommand(use, short string, versioned bool, run func(context
 	return c
 }
 
-func (o *Options) vault(name string) (*azkeys.Client, error) {
+func (o *Options) vault(name string) (*Client, *azkeys.Client, error) {
 	client, err := o.connect()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return client.Keys(name)
+	keys, err := client.Keys(name)
+	return client, keys, err
 }
 
 func (o *Options) showKey(ctx context.Context, keys *azkeys.Client, f keyFlags) (azkeys.KeyBundle, error) {
@@ -103,7 +104,7 @@ func (o *Options) listKeysCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		keys, err := o.vault(vault)
+		client, keys, err := o.vault(vault)
 		if err != nil {
 			return err
 		}
@@ -111,7 +112,7 @@ func (o *Options) listKeysCommand() *cobra.Command {
 		for pager := keys.NewListKeyPropertiesPager(nil); pager.More(); {
 			page, err := pager.NextPage(c.Context())
 			if err != nil {
-				return vaultError("list the keys of "+vault, err)
+				return client.vaultError("list the keys of "+vault, err)
 			}
 			for _, k := range page.Value {
 				views = append(views, keyView(k.KID, nil, k.Attributes))
@@ -165,10 +166,10 @@ func printKeys(p printer, keys ...key) error {
 
 // vaultError says what a vault refused, in its own words, without the SDK's dump
 // of the exchange.
-func vaultError(what string, err error) error {
+func (c *Client) vaultError(what string, err error) error {
 	var r *azcore.ResponseError
 	if !errors.As(err, &r) {
-		return fmt.Errorf("%s: %w", what, err)
+		return fmt.Errorf("%s: %w", what, c.explain(err))
 	}
 	var e struct {
 		Error struct{ Code, Message string }

@@ -136,7 +136,7 @@ func (c *Client) seedKey(ctx context.Context) (string, error) {
 		bundle, err = createRSA(ctx, keys, seedKey)
 	}
 	if err != nil {
-		return "", vaultError("key "+seedKey, err)
+		return "", c.vaultError("key "+seedKey, err)
 	}
 	// Without a version: the relay follows the key when its owner rotates it.
 	return strings.TrimSuffix(string(*bundle.Key.KID), "/"+bundle.Key.KID.Version()), nil

@@ -31,7 +31,13 @@ const (
 // Open opens or creates the engine in o.Dir. A directory of another format
 // version, one that another process has open, and one that is not a data
 // directory are errors that say so, and are left as they were.
-func Open(o Options) (store.Store, error) { return open(o, vfs.Default) }
+func Open(o Options) (store.Store, error) {
+	e, err := open(o, vfs.Default)
+	if err != nil {
+		return nil, err // a nil *engine would make a store that is not nil
+	}
+	return e, nil
+}
 
 func open(o Options, fsys vfs.FS) (_ *engine, err error) {
 	defer func() {

@@ -1,0 +1,38 @@
+package app
+
+import (
+	"strings"
+	"sync"
+
+	"github.com/tidelock/tidelock/internal/keystore"
+)
+
+// keyStores keeps one key store client for each identity: a client holds the
+// identity's tokens.
+type keyStores struct {
+	make func(identity string) keystore.Client
+
+	mu      sync.Mutex
+	clients map[string]keystore.Client // by lower-case resource id
+}
+
+// keyStores returns the clients of the embedded vaults, reached in this process
+// through the same HTTP interface that others reach them by.
+func (a *App) keyStores() *keyStores {
+	return &keyStores{
+		clients: map[string]keystore.Client{},
+		make: func(identity string) keystore.Client {
+			return keystore.New(keystore.Config{Credential: a.entra.Credential(identity), Transport: a.vault.Transport()})
+		},
+	}
+}
+
+func (k *keyStores) client(identity string) keystore.Client {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	id := strings.ToLower(identity)
+	if k.clients[id] == nil {
+		k.clients[id] = k.make(identity)
+	}
+	return k.clients[id]
+}
