@@ -245,8 +245,10 @@ func (g *guardedCredential) admit(resource string) bool {
 	if domain == "vault.azure.net" || domain == "managedhsm.azure.net" {
 		return true
 	}
+	// On any port: a vault here keeps its key identifiers when its server moves to
+	// another port, and from then on challenges with the new one.
 	host, _, _ := strings.Cut(g.host, ":")
 	_, suffix, _ := strings.Cut(host, ".")
-	_, suffixPort, _ := strings.Cut(g.host, ".")
-	return domain == suffix || domain == suffixPort
+	domain, _, _ = strings.Cut(domain, ":")
+	return domain == suffix
 }
