@@ -53,7 +53,7 @@ func explain(raw []byte, err error) error {
 	var kind *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &syntax):
-		return fmt.Errorf("%v, %s", syntax, position(raw, syntax.Offset))
+		return fmt.Errorf("%w, %s", syntax, position(raw, syntax.Offset))
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("unexpected end of JSON input, %s", position(raw, int64(len(raw))))
 	case errors.As(err, &kind):

@@ -33,7 +33,7 @@ const (
 	codeFirewall         = "VaultFirewallBlocked"
 	codeUnreachable      = "VaultUnreachable"
 	codeVaultNotFound    = "VaultNotFound"
-	codeToken            = "IdentityTokenFailed" //nolint:gosec // a code, not a token
+	codeToken            = "IdentityTokenFailed"
 	codeWrapMismatch     = "WrapUnwrapMismatch"
 	codePreviousDisabled = "PreviousKeyDisabled"
 	codePreviousExpired  = "PreviousKeyExpired"

@@ -266,8 +266,10 @@ func (r *root) refusal() error {
 }
 
 func (r *root) mismatchError() *UnusableError {
-	return &UnusableError{Reason: reasonMismatch, Since: r.mismatch, RetryAfter: retryRevoked, Revoked: true,
-		Close: time.Since(r.mismatch) >= Hold}
+	return &UnusableError{
+		Reason: reasonMismatch, Since: r.mismatch, RetryAfter: retryRevoked, Revoked: true,
+		Close: time.Since(r.mismatch) >= Hold,
+	}
 }
 
 // end wipes the root's key and ends its documents.

@@ -150,7 +150,7 @@ func (w *Writer) Seal(first, last uint64, plaintext []byte) (store.Append, error
 		return store.Append{}, fmt.Errorf("seal: ops %d to %d do not follow op %d", first, last, w.tail.head)
 	}
 	var rec envelope.Record
-	err := error(envelope.ErrSegmentFull)
+	var err error = envelope.ErrSegmentFull
 	if w.segment != nil {
 		rec, err = w.segment.Seal(first, last, plaintext)
 	}

@@ -112,15 +112,21 @@ func TestKeyRulesAgainstTheEmbeddedVault(t *testing.T) {
 		reason       string
 		within       time.Duration
 	}{
-		{"KeyDisabled", func(v *realVault) { v.change(azkeys.KeyAttributes{Enabled: &no}) },
-			func(v *realVault) { v.change(azkeys.KeyAttributes{Enabled: &yes}) }, reasonDisabled, time.Minute},
-		{"KeyExpired", func(v *realVault) { past := time.Now(); v.change(azkeys.KeyAttributes{Expires: &past}) },
+		{
+			"KeyDisabled", func(v *realVault) { v.change(azkeys.KeyAttributes{Enabled: &no}) },
+			func(v *realVault) { v.change(azkeys.KeyAttributes{Enabled: &yes}) }, reasonDisabled, time.Minute,
+		},
+		{
+			"KeyExpired", func(v *realVault) { past := time.Now(); v.change(azkeys.KeyAttributes{Expires: &past}) },
 			func(v *realVault) {
 				later := time.Now().Add(time.Hour)
 				v.change(azkeys.KeyAttributes{Expires: &later})
-			}, reasonExpired, time.Minute},
-		{"PermissionRemoved", func(v *realVault) { v.put(func(x *vault.Vault) { x.Policies = x.Policies[1:] }) },
-			func(v *realVault) { v.put(func(*vault.Vault) {}) }, reasonAccessDenied, time.Minute},
+			}, reasonExpired, time.Minute,
+		},
+		{
+			"PermissionRemoved", func(v *realVault) { v.put(func(x *vault.Vault) { x.Policies = x.Policies[1:] }) },
+			func(v *realVault) { v.put(func(*vault.Vault) {}) }, reasonAccessDenied, time.Minute,
+		},
 		{"FirewallClosed", func(v *realVault) {
 			v.put(func(x *vault.Vault) { x.DefaultDeny, x.BypassTrusted = true, false })
 		}, func(v *realVault) { v.put(func(*vault.Vault) {}) }, reasonFirewall, time.Minute},

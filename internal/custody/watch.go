@@ -118,7 +118,7 @@ func (w *watch) interval() time.Duration {
 		return RecoverEvery
 	}
 	// Jitter keeps the nodes and keys of an installation from asking all at once.
-	return ProbeEvery*4/5 + rand.N(ProbeEvery*2/5) //nolint:gosec // a schedule, not a secret
+	return ProbeEvery*4/5 + rand.N(ProbeEvery*2/5) // a schedule, not a secret
 }
 
 // probe asks about one live wrap record; the answer speaks for all members.

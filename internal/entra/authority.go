@@ -73,13 +73,17 @@ func (a authorityRequest) serve() error {
 	case "oauth2/v2.0/token", "oauth2/token":
 		method, handle = http.MethodPost, a.token
 	default:
-		return &authorityError{status: http.StatusNotFound, kind: "invalid_request", number: 90023,
-			text: "The path is none of this authority's endpoints."}
+		return &authorityError{
+			status: http.StatusNotFound, kind: "invalid_request", number: 90023,
+			text: "The path is none of this authority's endpoints.",
+		}
 	}
 	if a.r.Method != method {
 		a.w.Header().Set("Allow", method)
-		return &authorityError{status: http.StatusMethodNotAllowed, kind: "invalid_request", number: 900561,
-			text: fmt.Sprintf("The endpoint only accepts %s requests. Received a %s request.", method, a.r.Method)}
+		return &authorityError{
+			status: http.StatusMethodNotAllowed, kind: "invalid_request", number: 900561,
+			text: fmt.Sprintf("The endpoint only accepts %s requests. Received a %s request.", method, a.r.Method),
+		}
 	}
 	return handle(first)
 }
@@ -129,8 +133,10 @@ func (a authorityRequest) knowDirectory(directory string) error {
 	}
 	_, err := a.service.directories.get(a.r.Context(), a.service.directories.key(directory))
 	if notFound(err) {
-		return &authorityError{status: http.StatusBadRequest, kind: "invalid_request", number: 90002,
-			text: fmt.Sprintf("Tenant '%s' not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud.", excerpt(directory))}
+		return &authorityError{
+			status: http.StatusBadRequest, kind: "invalid_request", number: 90002,
+			text: fmt.Sprintf("Tenant '%s' not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud.", excerpt(directory)),
+		}
 	}
 	return err
 }
@@ -158,8 +164,10 @@ func (a authorityRequest) instance(string) error {
 	endpoint, err := url.Parse(a.r.URL.Query().Get("authorization_endpoint"))
 	directory, _, _ := strings.Cut(strings.TrimPrefix(strings.ToLower(endpointPath(endpoint)), "/"), "/")
 	if err != nil || endpoint.Scheme != "https" || endpoint.Host == "" || directory == "" {
-		return &authorityError{status: http.StatusBadRequest, kind: "invalid_request", number: 50049,
-			text: "Unknown or invalid instance."}
+		return &authorityError{
+			status: http.StatusBadRequest, kind: "invalid_request", number: 50049,
+			text: "Unknown or invalid instance.",
+		}
 	}
 	if err := a.knowDirectory(directory); err != nil {
 		return err
@@ -210,8 +218,10 @@ func (a authorityRequest) form() (url.Values, error) {
 	}
 	for name, values := range a.r.PostForm {
 		if len(values) > 1 { // RFC 6749, 3.2
-			return nil, &authorityError{status: http.StatusBadRequest, kind: "invalid_request", number: 9000411,
-				text: fmt.Sprintf("The request is not properly formatted. The parameter '%s' is duplicated.", excerpt(name))}
+			return nil, &authorityError{
+				status: http.StatusBadRequest, kind: "invalid_request", number: 9000411,
+				text: fmt.Sprintf("The request is not properly formatted. The parameter '%s' is duplicated.", excerpt(name)),
+			}
 		}
 	}
 	return a.r.PostForm, nil
@@ -238,8 +248,10 @@ func (a authorityRequest) fail(err error) {
 	if !errors.As(err, &refusal) {
 		a.service.log.ErrorContext(a.r.Context(), "authority failed",
 			slog.String("request_id", a.trace), slog.Any("err", err))
-		refusal = &authorityError{status: http.StatusInternalServerError, kind: "server_error", number: 90033,
-			text: "A transient error has occurred. Please try again."}
+		refusal = &authorityError{
+			status: http.StatusInternalServerError, kind: "server_error", number: 90033,
+			text: "A transient error has occurred. Please try again.",
+		}
 	} else {
 		a.service.log.InfoContext(a.r.Context(), "token request refused",
 			slog.String("request_id", a.trace), slog.Int("aadsts", refusal.number))

@@ -155,6 +155,7 @@ func (s *Service) caller(ctx context.Context, c claims, f fault) (Caller, fault,
 func (s *Service) managementError(f fault, c claims) *TokenError {
 	e := &TokenError{Code: "InvalidAuthenticationToken", Message: "The access token is invalid.", Vault: vaultCodes[f]}
 	switch f {
+	case faultNone, faultMalformed: // the words above
 	case faultMissing:
 		e.Code = "AuthenticationFailed"
 		e.Message = "Authentication failed. The 'Authorization' header is missing."

@@ -23,8 +23,10 @@ func (a authorityRequest) token(directory string) error {
 	case "":
 		return missing("grant_type")
 	default:
-		return &authorityError{status: http.StatusBadRequest, kind: "unsupported_grant_type", number: 70003,
-			text: fmt.Sprintf("The app requested an unsupported grant type '%s'.", excerpt(grant))}
+		return &authorityError{
+			status: http.StatusBadRequest, kind: "unsupported_grant_type", number: 70003,
+			text: fmt.Sprintf("The app requested an unsupported grant type '%s'.", excerpt(grant)),
+		}
 	}
 	p, err := a.authenticate(directory, form)
 	if err != nil {
@@ -63,8 +65,10 @@ func (a authorityRequest) token(directory string) error {
 }
 
 func missing(parameter string) error {
-	return &authorityError{status: http.StatusBadRequest, kind: "invalid_request", number: 900144,
-		text: fmt.Sprintf("The request body must contain the following parameter: '%s'.", parameter)}
+	return &authorityError{
+		status: http.StatusBadRequest, kind: "invalid_request", number: 900144,
+		text: fmt.Sprintf("The request body must contain the following parameter: '%s'.", parameter),
+	}
 }
 
 // authenticate finds the application and checks its secret.
@@ -79,8 +83,10 @@ func (a authorityRequest) authenticate(directory string, form url.Values) (princ
 	}
 	// An application of another directory is as unknown as one that does not exist.
 	if err != nil || directory != adfs && string(p.Directory) != directory {
-		return principalRow{}, &authorityError{status: http.StatusBadRequest, kind: "unauthorized_client", number: 700016,
-			text: fmt.Sprintf("Application with identifier '%s' was not found in the directory '%s'. This can happen if the application has not been installed by the administrator of the tenant or consented to by any user in the tenant. You may have sent your authentication request to the wrong tenant.", excerpt(id), directory)}
+		return principalRow{}, &authorityError{
+			status: http.StatusBadRequest, kind: "unauthorized_client", number: 700016,
+			text: fmt.Sprintf("Application with identifier '%s' was not found in the directory '%s'. This can happen if the application has not been installed by the administrator of the tenant or consented to by any user in the tenant. You may have sent your authentication request to the wrong tenant.", excerpt(id), directory),
+		}
 	}
 	if secret == "" {
 		if form.Has("client_assertion") {
@@ -130,13 +136,17 @@ func (a authorityRequest) resource(d DirectoryID, form url.Values) (string, erro
 		}
 		var err error
 		if resource, err = resourceOfScope(scope); err != nil {
-			return "", &authorityError{status: http.StatusBadRequest, kind: "invalid_scope", number: 1002012,
-				text: fmt.Sprintf("The provided value for scope %s is not valid. Client credential flows must have a scope value with /.default suffixed to the resource identifier (application ID URI).", excerpt(scope))}
+			return "", &authorityError{
+				status: http.StatusBadRequest, kind: "invalid_scope", number: 1002012,
+				text: fmt.Sprintf("The provided value for scope %s is not valid. Client credential flows must have a scope value with /.default suffixed to the resource identifier (application ID URI).", excerpt(scope)),
+			}
 		}
 	}
 	if !a.service.knows(resource) {
-		return "", &authorityError{status: http.StatusBadRequest, kind: "invalid_resource", number: 500011,
-			text: fmt.Sprintf("The resource principal named %s was not found in the tenant named %s. This can happen if the application has not been installed by the administrator of the tenant or consented to by any user in the tenant. You might have sent your authentication request to the wrong tenant.", excerpt(resource), d)}
+		return "", &authorityError{
+			status: http.StatusBadRequest, kind: "invalid_resource", number: 500011,
+			text: fmt.Sprintf("The resource principal named %s was not found in the tenant named %s. This can happen if the application has not been installed by the administrator of the tenant or consented to by any user in the tenant. You might have sent your authentication request to the wrong tenant.", excerpt(resource), d),
+		}
 	}
 	return resource, nil
 }

@@ -30,7 +30,7 @@ const (
 // appendField appends a length-prefixed field. Without the length, ("ab","c") and
 // ("a","bc") would bind alike.
 func appendField[T []byte | string](b []byte, field T) []byte {
-	b = binary.BigEndian.AppendUint32(b, uint32(len(field))) //nolint:gosec // no field is longer than a plaintext, see MaxPlaintextBytes
+	b = binary.BigEndian.AppendUint32(b, uint32(len(field))) // no field is longer than a plaintext, see MaxPlaintextBytes
 	return append(b, field...)
 }
 

@@ -12,7 +12,7 @@ import (
 func FuzzParseSealed(f *testing.F) {
 	v := loadV1(f)
 	for _, b := range [][]byte{v.Row.Sealed, v.DocumentKey.Sealed, v.Key.Sealed, v.Object.Sealed, v.EmptyCheckpoint.Sealed, v.Segments[0].Header, nil} {
-		f.Add([]byte(b))
+		f.Add(b)
 	}
 	dk, rk, sk := NewDocumentKey(), NewRootKey(), NewServiceKey()
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -306,8 +306,11 @@ func TestKeysRedactThemselves(t *testing.T) {
 	values := map[string]any{
 		"RootKey": root, "ServiceKey": service, "DocumentKey": document, "Pointer": &root,
 		"Slice": []DocumentKey{document},
-		"Exported": holder{root, service, &document, root, []RootKey{root},
-			map[string]DocumentKey{"a": document}},
+		"Exported": holder{
+			root, service, &document, root,
+			[]RootKey{root},
+			map[string]DocumentKey{"a": document},
+		},
 		"Unexported": hider{root, &service, document, []ServiceKey{service}, document},
 		"PointerTo":  &hider{root, &service, document, []ServiceKey{service}, &document},
 	}

@@ -129,7 +129,7 @@ func (c *chunkData) at(index int, last bool) []byte {
 	if last {
 		flag = 1
 	}
-	c.b = appendField(c.b[:c.fixed], binary.BigEndian.AppendUint32(nil, uint32(index))) //nolint:gosec // below MaxPlaintextBytes/chunkBytes
+	c.b = appendField(c.b[:c.fixed], binary.BigEndian.AppendUint32(nil, uint32(index))) // below MaxPlaintextBytes/chunkBytes
 	c.b = appendField(c.b, []byte{flag})
 	return c.b
 }

@@ -74,7 +74,7 @@ func (s *Segment) Seal(first, last uint64, plaintext []byte) (Record, error) {
 		return Record{}, ErrSegmentFull
 	}
 	b := make([]byte, recordHeaderBytes, size)
-	binary.BigEndian.PutUint32(b, uint32(size)) //nolint:gosec // below maxRecordBytes
+	binary.BigEndian.PutUint32(b, uint32(size)) // below maxRecordBytes
 	binary.BigEndian.PutUint64(b[4:], s.records)
 	binary.BigEndian.PutUint64(b[12:], first)
 	binary.BigEndian.PutUint64(b[20:], last)

@@ -173,12 +173,16 @@ func TestKindByteIsBound(t *testing.T) {
 		sealed   []byte
 		open     func(Sealed) ([]byte, error)
 	}{
-		{"CheckpointAsObject", KindCheckpoint, KindObject,
+		{
+			"CheckpointAsObject", KindCheckpoint, KindObject,
 			must(dk.SealObject(testPlace, KindCheckpoint, Name{1}, []byte("x"))).Bytes(),
-			func(s Sealed) ([]byte, error) { return dk.OpenObject(testPlace, KindObject, Name{1}, s) }},
-		{"KeyAsRow", kindKey, KindRow,
+			func(s Sealed) ([]byte, error) { return dk.OpenObject(testPlace, KindObject, Name{1}, s) },
+		},
+		{
+			"KeyAsRow", kindKey, KindRow,
 			must(sk.WrapKey("", []byte("x"))),
-			func(s Sealed) ([]byte, error) { return sk.OpenRow("", Name{}, Name{}, s) }},
+			func(s Sealed) ([]byte, error) { return sk.OpenRow("", Name{}, Name{}, s) },
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := bytes.Clone(c.sealed)

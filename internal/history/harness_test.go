@@ -91,8 +91,10 @@ func (r *rig) log(ops ...sequencer.SequencedOp) sequencer.SequencedOp {
 }
 
 func join(id string) sequencer.SequencedOp {
-	return sequencer.SequencedOp{CSN: -1, RSN: -1, Type: sequencer.TypeJoin,
-		Data: literal(fmt.Sprintf(`{"clientId":%q,"detail":{"mode":"write","user":{"id":"u"}}}`, id))}
+	return sequencer.SequencedOp{
+		CSN: -1, RSN: -1, Type: sequencer.TypeJoin,
+		Data: literal(fmt.Sprintf(`{"clientId":%q,"detail":{"mode":"write","user":{"id":"u"}}}`, id)),
+	}
 }
 
 func leave(id string) sequencer.SequencedOp {
@@ -109,8 +111,10 @@ func propose(key, value string) sequencer.SequencedOp {
 
 // summarizeOp proposes a summary of the state at rsn.
 func summarizeOp(handle, head string, rsn sequencer.Seq) sequencer.SequencedOp {
-	return sequencer.SequencedOp{ClientID: "s", CSN: 1, RSN: rsn, Type: sequencer.TypeSummarize,
-		Contents: literal(fmt.Sprintf(`{"handle":%q,"head":%q,"message":"m","parents":[%q],"details":{"includesProtocolTree":false}}`, handle, head, head))}
+	return sequencer.SequencedOp{
+		ClientID: "s", CSN: 1, RSN: rsn, Type: sequencer.TypeSummarize,
+		Contents: literal(fmt.Sprintf(`{"handle":%q,"head":%q,"message":"m","parents":[%q],"details":{"includesProtocolTree":false}}`, handle, head, head)),
+	}
 }
 
 // literal is s as a JSON string.
@@ -331,7 +335,7 @@ func golden(t *testing.T, name string, got []byte) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
 	if *update {
-		if err := os.WriteFile(path, append(got, '\n'), 0o644); err != nil { //nolint:gosec // a test file
+		if err := os.WriteFile(path, append(got, '\n'), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -18,7 +18,7 @@ const readBytes = 1 << 20
 func AppendOp(b []byte, op sequencer.SequencedOp) []byte {
 	at := len(b)
 	b = op.AppendJSON(append(b, 0, 0, 0, 0))
-	binary.BigEndian.PutUint32(b[at:], uint32(len(b)-at-4)) //nolint:gosec // an op is below a socket frame's bound
+	binary.BigEndian.PutUint32(b[at:], uint32(len(b)-at-4)) // an op is below a socket frame's bound
 	return b
 }
 
@@ -68,7 +68,7 @@ func (d *Document) Ops(ctx context.Context, from, to sequencer.Seq, limit, maxBy
 // the log ends. It reads about pageBytes at a time.
 func (d *Document) eachOp(ctx context.Context, first, last sequencer.Seq, pageBytes int, visit func(sequencer.Seq, json.RawMessage) bool) error {
 	for next := first; next <= last; {
-		run, err := d.st.Read(ctx, d.keys.Handle(), uint64(next), uint64(last), max(pageBytes, 1)) //nolint:gosec // both are above 0
+		run, err := d.st.Read(ctx, d.keys.Handle(), uint64(next), uint64(last), max(pageBytes, 1)) // both are above 0
 		if err != nil {
 			return fmt.Errorf("read ops from %d: %w", next, err)
 		}
@@ -84,12 +84,12 @@ func (d *Document) eachOp(ctx context.Context, first, last sequencer.Seq, pageBy
 			if err != nil {
 				return fmt.Errorf("%w: ops %d to %d: %w", store.ErrCorrupt, b.First, b.Last, err)
 			}
-			//nolint:gosec // sequence numbers are far below 2^63
+			// sequence numbers are far below 2^63
 			if seq := sequencer.Seq(b.First); seq > next || len(ops) == 0 || seq+sequencer.Seq(len(ops))-1 != sequencer.Seq(b.Last) {
 				return fmt.Errorf("%w: a record of %d ops claims %d to %d, wanted %d", store.ErrCorrupt, len(ops), b.First, b.Last, next)
 			}
 			for i, op := range ops {
-				seq := sequencer.Seq(b.First) + sequencer.Seq(i) //nolint:gosec // see above
+				seq := sequencer.Seq(b.First) + sequencer.Seq(i)
 				if seq < next {
 					continue
 				}

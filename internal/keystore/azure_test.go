@@ -70,8 +70,10 @@ func (v *tinyVault) serve(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method == http.MethodGet:
 		answer = map[string]any{
-			"key": map[string]any{"kid": kid, "kty": "RSA", "key_ops": []string{"wrapKey", "unwrapKey"},
-				"n": b64.EncodeToString(v.key.N.Bytes()), "e": "AQAB"},
+			"key": map[string]any{
+				"kid": kid, "kty": "RSA", "key_ops": []string{"wrapKey", "unwrapKey"},
+				"n": b64.EncodeToString(v.key.N.Bytes()), "e": "AQAB",
+			},
 			"attributes": map[string]any{"enabled": true, "exp": 2000000000, "nbf": 1000000000, "recoveryLevel": "Recoverable+Purgeable"},
 		}
 	default:

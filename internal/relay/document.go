@@ -469,7 +469,7 @@ func (d *document) flush(ctx context.Context) error {
 // commitRecord makes one record durable, then sends its ops to all sessions.
 func (d *document) commitRecord(ctx context.Context, r record) error {
 	first, last := r.ops[0].Seq, r.ops[len(r.ops)-1].Seq
-	sealed, err := d.writer.Seal(uint64(first), uint64(last), r.plain) //nolint:gosec // sequence numbers begin at 1
+	sealed, err := d.writer.Seal(uint64(first), uint64(last), r.plain) // sequence numbers begin at 1
 	if err != nil {
 		return fmt.Errorf("seal ops %d..%d: %w", first, last, err)
 	}

@@ -649,7 +649,7 @@ func golden(t *testing.T, name string, events ...event) {
 	}
 	path := filepath.Join("testdata", name+".json")
 	if *updateGolden {
-		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil { //nolint:gosec // a test file
+		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

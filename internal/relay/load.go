@@ -95,7 +95,7 @@ func recoverDocument(ctx context.Context, st store.Store, keys *custody.Document
 	if err != nil {
 		return recovered{}, err
 	}
-	head := sequencer.Seq(claim.Head) //nolint:gosec // heads are sequence numbers that we gave out
+	head := sequencer.Seq(claim.Head) // heads are sequence numbers that we gave out
 	if c.Seq > head {
 		return recovered{}, fmt.Errorf("checkpoint at %d, log ends at %d: %w", c.Seq, head, store.ErrCorrupt)
 	}
@@ -130,7 +130,7 @@ type replay struct {
 // begins where the one before ended.
 func (r *replay) page(ctx context.Context, st store.Store, keys *custody.Document, head uint64) error {
 	before := r.at
-	from := uint64(max(r.at, 1)) //nolint:gosec // at least 1
+	from := uint64(max(r.at, 1)) // at least 1
 	records, err := st.Read(ctx, keys.Handle(), from, head, r.pageBytes)
 	if err != nil {
 		return err
@@ -151,7 +151,7 @@ func (r *replay) page(ctx context.Context, st store.Store, keys *custody.Documen
 		}
 	}
 	r.tail = tail
-	if r.at == before && uint64(before) < head { //nolint:gosec // not negative
+	if r.at == before && uint64(before) < head { // not negative
 		return fmt.Errorf("nothing after op %d, log ends at %d: %w", before, head, store.ErrCorrupt)
 	}
 	return nil

@@ -17,11 +17,11 @@ import (
 // happened: the log has no gap and no repeat, and what any client was ever sent is
 // in it, byte for byte.
 func TestRandomFailures(t *testing.T) {
-	seeds := []uint64{1, 2, 3, 4, uint64(time.Now().UnixNano())} //nolint:gosec // any bits will do
+	seeds := []uint64{1, 2, 3, 4, uint64(time.Now().UnixNano())}
 	for _, seed := range seeds {
 		t.Run(fmt.Sprintf("Seed%d", seed), func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
-				w := &storm{r: r, rand: rand.New(rand.NewPCG(seed, 0)), id: r.create()} //nolint:gosec // for a test
+				w := &storm{r: r, rand: rand.New(rand.NewPCG(seed, 0)), id: r.create()}
 				for range 600 {
 					w.step()
 				}

@@ -120,7 +120,7 @@ func (a reply) golden(t *testing.T, name string) {
 	})
 	path := filepath.Join("testdata", "rest", name+".txt")
 	if *updateGolden {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil { //nolint:gosec // a test file
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

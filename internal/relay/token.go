@@ -337,7 +337,7 @@ func (s *Server) usedTokenKey(raw string) store.RowKey {
 // useToken marks a token as used, durably; errTokenUsed if it was.
 func (s *Server) useToken(ctx context.Context, c *call) error {
 	key := s.usedTokenKey(c.token)
-	end := binary.BigEndian.AppendUint64(nil, uint64(c.claims.Expires.UnixMilli())) //nolint:gosec // numericDate allows no negative one
+	end := binary.BigEndian.AppendUint64(nil, uint64(c.claims.Expires.UnixMilli())) // numericDate allows no negative one
 	sealed, err := s.c.Service.SealRow(string(usedTokens), key.Partition, key.Name, end)
 	if err != nil {
 		return fmt.Errorf("seal used token: %w", err)
@@ -353,7 +353,7 @@ func (s *Server) useToken(ctx context.Context, c *call) error {
 		if err != nil || len(plain) != 8 {
 			return fmt.Errorf("%w: used token: %w", store.ErrCorrupt, err)
 		}
-		if ended := time.UnixMilli(int64(binary.BigEndian.Uint64(plain))); time.Now().After(ended) { //nolint:gosec // see above
+		if ended := time.UnixMilli(int64(binary.BigEndian.Uint64(plain))); time.Now().After(ended) {
 			writes = append(writes, store.RowWrite{RowKey: row.RowKey})
 		}
 	}

@@ -78,8 +78,10 @@ func TestCheckToken(t *testing.T) {
 		{"ScopesNoArray", set("scopes", "doc:read"), 403, "Missing token claims.", 401, "Invalid token"},
 		{"TooLong", set("jti", strings.Repeat("x", maxTokenBytes)), 403, "Missing token claims.", 401, "Invalid token"},
 		{"OtherTenant", set("tenantId", "t2"), 403, "TenantId in token claims does not match request.", 403, otherResource},
-		{"TenantOfOtherCase", with(func(m jwt.MapClaims) { delete(m, "tenantId"); m["TenantId"] = testTenant }),
-			403, "TenantId in token claims does not match request.", 403, otherResource},
+		{
+			"TenantOfOtherCase", with(func(m jwt.MapClaims) { delete(m, "tenantId"); m["TenantId"] = testTenant }),
+			403, "TenantId in token claims does not match request.", 403, otherResource,
+		},
 		{"OtherDocument", set("documentId", "e"), 403, "DocumentId in token claims does not match request.", 403, otherResource},
 		{"NoDocument", without("documentId"), 403, "DocumentId in token claims does not match request.", 403, otherResource},
 		{"NoScopes", without("scopes"), 403, "Missing scopes in token claims.", 403, "Missing scopes in token claims"},
@@ -92,8 +94,10 @@ func TestCheckToken(t *testing.T) {
 		{"Expired", with(expired), 401, "Expired token", 401, "Token expired validated with key1."},
 		{"ExpiredAndForged", func(r *rig) string { return swapSignature(r.token("d", expired)) }, 401, "Expired token", 403, "Invalid token validated with key2."},
 		{"Forged", func(r *rig) string { return swapSignature(r.token("d")) }, 403, "Invalid token validated with key2.", 403, "Invalid token validated with key2."},
-		{"NoSignature", func(r *rig) string { s := r.token("d"); return s[:strings.LastIndexByte(s, '.')+1] },
-			403, "Invalid token validated with key2.", 403, "Invalid token validated with key2."},
+		{
+			"NoSignature", func(r *rig) string { s := r.token("d"); return s[:strings.LastIndexByte(s, '.')+1] },
+			403, "Invalid token validated with key2.", 403, "Invalid token validated with key2.",
+		},
 		{"SignedWithNothing", keyed(""), 403, "Invalid token validated with key2.", 403, "Invalid token validated with key2."},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -54,8 +54,10 @@ func TestRandomHistories(t *testing.T) {
 		}
 	}
 	t.Logf("%d steps: %v", histories*steps, total)
-	for _, kind := range []string{"join", "leave", "op", "noop", "duplicate", "gap", "type", "nonexistent",
-		"stale", "future", "scope", "waiting", "evicted", "tick noop", "crash", "exact replay"} {
+	for _, kind := range []string{
+		"join", "leave", "op", "noop", "duplicate", "gap", "type", "nonexistent",
+		"stale", "future", "scope", "waiting", "evicted", "tick noop", "crash", "exact replay",
+	} {
 		if total[kind] == 0 {
 			t.Errorf("no %q in %d histories; the generator is broken", kind, histories)
 		}

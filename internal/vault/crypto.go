@@ -6,7 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // RSA-OAEP of RFC 7518 is defined with SHA-1
+	"crypto/sha1" // RSA-OAEP of RFC 7518 is defined with SHA-1
 	"crypto/sha256"
 	"crypto/x509"
 	"fmt"

@@ -385,7 +385,7 @@ func (p *Plane) Golden(name string, a Answer) {
 		p.must(os.WriteFile(file, []byte(got), 0o600))
 		return
 	}
-	want, err := os.ReadFile(file) //nolint:gosec // a golden file that the test names
+	want, err := os.ReadFile(file)
 	p.must(err)
 	if got != string(want) {
 		p.t.Errorf("%s differs from %s (-update rewrites it):\ngot:\n%s\nwant:\n%s", a.Request, file, got, want)

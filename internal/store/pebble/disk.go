@@ -49,7 +49,7 @@ func (d *disk) room(size int) error {
 	if next := d.next.Load(); now >= next && d.next.CompareAndSwap(next, now+int64(diskInterval)) {
 		d.ask()
 	}
-	if free := d.free.Load(); free < reserveBytes+uint64(size) { //nolint:gosec // a length is not negative
+	if free := d.free.Load(); free < reserveBytes+uint64(size) { // a length is not negative
 		return fmt.Errorf("pebble: nothing was written: the disk of the data directory has %d MiB left, of which %d are kept in reserve; free some space",
 			free>>20, uint64(reserveBytes)>>20)
 	}
