@@ -131,7 +131,7 @@ func (a authorityRequest) knowDirectory(directory string) error {
 	if directory == adfs {
 		return nil
 	}
-	_, err := a.service.directories.get(a.r.Context(), a.service.directories.key(directory))
+	_, _, err := a.service.directories.Get(a.r.Context(), a.service.directories.Key(directory))
 	if notFound(err) {
 		return &authorityError{
 			status: http.StatusBadRequest, kind: "invalid_request", number: 90002,

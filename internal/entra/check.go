@@ -139,7 +139,7 @@ func (s *Service) caller(ctx context.Context, c claims, f fault) (Caller, fault,
 	if f != faultNone {
 		return Caller{}, f, nil
 	}
-	p, err := s.principals.get(ctx, s.principals.key(c.ObjectID))
+	p, _, err := s.principals.Get(ctx, s.principals.Key(c.ObjectID))
 	switch {
 	case notFound(err):
 		return Caller{}, faultPrincipal, nil

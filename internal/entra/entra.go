@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/row"
 	"github.com/tidelock/tidelock/internal/store"
 )
 
@@ -46,11 +47,11 @@ type Service struct {
 	management audiences
 	vault      audiences
 
-	directories table[directoryRow]
-	principals  table[principalRow]
-	clients     table[reference]
-	identities  table[reference]
-	assignments table[assignmentRow]
+	directories row.Table[directoryRow]
+	principals  row.Table[principalRow]
+	clients     row.Table[reference]
+	identities  row.Table[reference]
+	assignments row.Table[assignmentRow]
 }
 
 // Open loads the signing key, or makes it when there is none.
@@ -66,13 +67,13 @@ func Open(ctx context.Context, c Config) (*Service, error) {
 			AudienceManagement, "https://management.core.windows.net", c.Login,
 		}, c.Audiences...)...),
 		vault:       newAudiences(AudienceVault, "https://"+c.VaultSuffix),
-		directories: newTable[directoryRow](c, "entra-directories"),
-		principals:  newTable[principalRow](c, "entra-principals"),
-		clients:     newTable[reference](c, "entra-clients"),
-		identities:  newTable[reference](c, "entra-identities"),
-		assignments: newTable[assignmentRow](c, "entra-role-assignments"),
+		directories: row.NewTable[directoryRow](c.Store, c.Service, "entra-directories"),
+		principals:  row.NewTable[principalRow](c.Store, c.Service, "entra-principals"),
+		clients:     row.NewTable[reference](c.Store, c.Service, "entra-clients"),
+		identities:  row.NewTable[reference](c.Store, c.Service, "entra-identities"),
+		assignments: row.NewTable[assignmentRow](c.Store, c.Service, "entra-role-assignments"),
 	}
-	keys, err := openSigningKeys(ctx, newTable[signingKeyRow](c, "entra-signing-keys"))
+	keys, err := openSigningKeys(ctx, c.Store, row.NewTable[signingKeyRow](c.Store, c.Service, "entra-signing-keys"))
 	if err != nil {
 		return nil, fmt.Errorf("open the directory service: %w", err)
 	}

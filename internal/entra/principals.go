@@ -71,7 +71,7 @@ func (p principalRow) principal() Principal {
 // CreateDirectory makes a directory.
 func (s *Service) CreateDirectory(ctx context.Context, name string) (DirectoryID, error) {
 	d := directoryRow{ID: DirectoryID(uuid.NewString()), Name: name, Created: time.Now().UTC()}
-	write, err := s.directories.put(s.directories.key(string(d.ID)), d, store.Absent)
+	write, err := s.directories.Put(s.directories.Key(string(d.ID)), d, store.Absent)
 	if err != nil {
 		return "", err
 	}
@@ -113,7 +113,7 @@ func (s *Service) CreateManagedIdentity(ctx context.Context, d DirectoryID, reso
 	if err != nil {
 		return Principal{}, err
 	}
-	index, err := s.identities.put(s.identityKey(resourceID), reference{row.ObjectID}, store.Absent)
+	index, err := s.identities.Put(s.identityKey(resourceID), reference{row.ObjectID}, store.Absent)
 	if err != nil {
 		return Principal{}, err
 	}
@@ -130,11 +130,11 @@ func (s *Service) CreateManagedIdentity(ctx context.Context, d DirectoryID, reso
 // ManagedIdentity finds a user-assigned identity by resource id, without regard to
 // case; store.ErrNotFound.
 func (s *Service) ManagedIdentity(ctx context.Context, resourceID string) (Principal, error) {
-	ref, err := s.identities.get(ctx, s.identityKey(resourceID))
+	ref, _, err := s.identities.Get(ctx, s.identityKey(resourceID))
 	if err != nil {
 		return Principal{}, fmt.Errorf("managed identity %s: %w", resourceID, err)
 	}
-	row, err := s.principals.get(ctx, s.principals.key(ref.ObjectID))
+	row, _, err := s.principals.Get(ctx, s.principals.Key(ref.ObjectID))
 	if err != nil {
 		return Principal{}, fmt.Errorf("managed identity %s: %w", resourceID, err)
 	}
@@ -145,7 +145,7 @@ func (s *Service) ManagedIdentity(ctx context.Context, resourceID string) (Princ
 // also; its tokens are refused from now on. Idempotent: also is written even if
 // there is no such identity.
 func (s *Service) DeleteManagedIdentity(ctx context.Context, resourceID string, also ...store.RowWrite) error {
-	ref, err := s.identities.get(ctx, s.identityKey(resourceID))
+	ref, _, err := s.identities.Get(ctx, s.identityKey(resourceID))
 	switch {
 	case notFound(err):
 		if len(also) == 0 {
@@ -168,23 +168,23 @@ func (s *Service) DeleteManagedIdentity(ctx context.Context, resourceID string, 
 
 // removal deletes every row of a principal.
 func (s *Service) removal(ctx context.Context, objectID string) ([]store.RowWrite, error) {
-	row, err := s.principals.get(ctx, s.principals.key(objectID))
+	row, _, err := s.principals.Get(ctx, s.principals.Key(objectID))
 	if err != nil {
 		return nil, err
 	}
 	writes := []store.RowWrite{
-		{RowKey: s.principals.key(row.ObjectID)},
-		{RowKey: s.clients.key(row.ClientID)},
+		{RowKey: s.principals.Key(row.ObjectID)},
+		{RowKey: s.clients.Key(row.ClientID)},
 	}
 	if row.ResourceID != "" {
 		writes = append(writes, store.RowWrite{RowKey: s.identityKey(row.ResourceID)})
 	}
-	assigned, err := s.assignments.list(ctx, s.assignments.partition(row.ObjectID))
+	assigned, err := s.assignments.List(ctx, s.assignments.Partition(row.ObjectID))
 	if err != nil {
 		return nil, err
 	}
 	for _, a := range assigned {
-		writes = append(writes, store.RowWrite{RowKey: s.assignmentKey(row.ObjectID, a)})
+		writes = append(writes, store.RowWrite{RowKey: s.assignmentKey(row.ObjectID, a.Value)})
 	}
 	return writes, nil
 }
@@ -192,7 +192,7 @@ func (s *Service) removal(ctx context.Context, objectID string) ([]store.RowWrit
 // newPrincipal fills a row with fresh ids: an id is never used twice, so what was
 // granted to a deleted principal does not come back with its successor.
 func (s *Service) newPrincipal(ctx context.Context, d DirectoryID, kind, name string) (principalRow, error) {
-	if _, err := s.directories.get(ctx, s.directories.key(string(d))); err != nil {
+	if _, _, err := s.directories.Get(ctx, s.directories.Key(string(d))); err != nil {
 		return principalRow{}, fmt.Errorf("directory %s: %w", d, err)
 	}
 	return principalRow{
@@ -202,11 +202,11 @@ func (s *Service) newPrincipal(ctx context.Context, d DirectoryID, kind, name st
 }
 
 func (s *Service) principalWrites(row principalRow) ([]store.RowWrite, error) {
-	principal, err := s.principals.put(s.principals.key(row.ObjectID), row, store.Absent)
+	principal, err := s.principals.Put(s.principals.Key(row.ObjectID), row, store.Absent)
 	if err != nil {
 		return nil, err
 	}
-	client, err := s.clients.put(s.clients.key(row.ClientID), reference{row.ObjectID}, store.Absent)
+	client, err := s.clients.Put(s.clients.Key(row.ClientID), reference{row.ObjectID}, store.Absent)
 	if err != nil {
 		return nil, err
 	}
@@ -215,15 +215,16 @@ func (s *Service) principalWrites(row principalRow) ([]store.RowWrite, error) {
 
 // client finds an application or identity by client id; store.ErrNotFound.
 func (s *Service) client(ctx context.Context, clientID string) (principalRow, error) {
-	ref, err := s.clients.get(ctx, s.clients.key(strings.ToLower(clientID)))
+	ref, _, err := s.clients.Get(ctx, s.clients.Key(strings.ToLower(clientID)))
 	if err != nil {
 		return principalRow{}, err
 	}
-	return s.principals.get(ctx, s.principals.key(ref.ObjectID))
+	p, _, err := s.principals.Get(ctx, s.principals.Key(ref.ObjectID))
+	return p, err
 }
 
 func (s *Service) identityKey(resourceID string) store.RowKey {
-	return s.identities.key(strings.ToLower(strings.TrimSuffix(resourceID, "/")))
+	return s.identities.Key(strings.ToLower(strings.TrimSuffix(resourceID, "/")))
 }
 
 // newSecret makes a client secret of 256 random bits. A password hash that is slow

@@ -78,10 +78,10 @@ func (s *Service) Assign(ctx context.Context, objectID, role, scope string) erro
 	if a.Scope, err = canonicalScope(scope); err != nil {
 		return fmt.Errorf("assign role %s: %w", role, err)
 	}
-	if _, err := s.principals.get(ctx, s.principals.key(objectID)); err != nil {
+	if _, _, err := s.principals.Get(ctx, s.principals.Key(objectID)); err != nil {
 		return fmt.Errorf("assign role %s to %s: %w", role, objectID, err)
 	}
-	write, err := s.assignments.put(s.assignmentKey(objectID, a), a, store.Anything)
+	write, err := s.assignments.Put(s.assignmentKey(objectID, a), a, store.Anything)
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (s *Service) Assign(ctx context.Context, objectID, role, scope string) erro
 }
 
 func (s *Service) assignmentKey(objectID string, a assignmentRow) store.RowKey {
-	return s.assignments.keyIn(objectID, a.Role+"\n"+a.Scope)
+	return s.assignments.KeyIn(objectID, a.Role+"\n"+a.Scope)
 }
 
 // Allowed says whether the caller may do action (such as
@@ -102,12 +102,12 @@ func (s *Service) Allowed(ctx context.Context, c Caller, action, scope string) (
 	if err != nil || c.ObjectID == "" || action == "" {
 		return false, nil // what cannot be named was given to nobody
 	}
-	assigned, err := s.assignments.list(ctx, s.assignments.partition(c.ObjectID))
+	assigned, err := s.assignments.List(ctx, s.assignments.Partition(c.ObjectID))
 	if err != nil {
 		return false, fmt.Errorf("check %s for %s: %w", action, c.ObjectID, err)
 	}
 	for _, a := range assigned {
-		if within(at, a.Scope) && builtInRoles[a.Role].allows(action) {
+		if within(at, a.Value.Scope) && builtInRoles[a.Value.Role].allows(action) {
 			return true, nil
 		}
 	}

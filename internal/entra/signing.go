@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"time"
 
+	"github.com/tidelock/tidelock/internal/row"
 	"github.com/tidelock/tidelock/internal/store"
 )
 
@@ -38,30 +39,30 @@ type signingKey struct {
 }
 
 // openSigningKeys loads the keys, or makes the first one.
-func openSigningKeys(ctx context.Context, t table[signingKeyRow]) (signingKeys, error) {
-	rows, err := t.list(ctx, store.RowKey{}.Partition)
+func openSigningKeys(ctx context.Context, st store.Rows, t row.Table[signingKeyRow]) (signingKeys, error) {
+	rows, err := t.List(ctx, store.RowKey{}.Partition)
 	if err != nil {
 		return signingKeys{}, err
 	}
 	if len(rows) == 0 {
-		if err := createSigningKey(ctx, t, 1); err != nil {
+		if err := createSigningKey(ctx, st, t, 1); err != nil {
 			return signingKeys{}, err
 		}
 		// Read back: another node may have been faster.
-		if rows, err = t.list(ctx, store.RowKey{}.Partition); err != nil {
+		if rows, err = t.List(ctx, store.RowKey{}.Partition); err != nil {
 			return signingKeys{}, err
 		}
 	}
 	keys := signingKeys{byID: map[string]signingKey{}}
 	newest := 0
-	for _, row := range rows {
-		key, err := parseSigningKey(row)
+	for _, found := range rows {
+		key, err := parseSigningKey(found.Value)
 		if err != nil {
 			return signingKeys{}, err
 		}
 		keys.byID[key.id] = key
-		if row.Number > newest {
-			newest, keys.current = row.Number, key
+		if found.Value.Number > newest {
+			newest, keys.current = found.Value.Number, key
 		}
 	}
 	if newest == 0 {
@@ -71,7 +72,7 @@ func openSigningKeys(ctx context.Context, t table[signingKeyRow]) (signingKeys, 
 }
 
 // createSigningKey makes the key with this number unless there is one.
-func createSigningKey(ctx context.Context, t table[signingKeyRow], number int) error {
+func createSigningKey(ctx context.Context, st store.Rows, t row.Table[signingKeyRow], number int) error {
 	private, err := rsa.GenerateKey(rand.Reader, signingKeyBits)
 	if err != nil {
 		return fmt.Errorf("make the token signing key: %w", err)
@@ -81,11 +82,11 @@ func createSigningKey(ctx context.Context, t table[signingKeyRow], number int) e
 		return fmt.Errorf("make the token signing key: %w", err)
 	}
 	row := signingKeyRow{Number: number, PKCS8: pkcs8, Created: time.Now().UTC()}
-	write, err := t.put(t.key(fmt.Sprint(number)), row, store.Absent)
+	write, err := t.Put(t.Key(fmt.Sprint(number)), row, store.Absent)
 	if err != nil {
 		return err
 	}
-	err = t.rows.WriteRows(ctx, []store.RowWrite{write})
+	err = st.WriteRows(ctx, []store.RowWrite{write})
 	if err != nil && !errors.Is(err, store.ErrConflict) {
 		return fmt.Errorf("store the token signing key: %w", err)
 	}

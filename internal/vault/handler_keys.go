@@ -73,7 +73,7 @@ func getDeleted(ctx context.Context, s *Service, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	row, _, err := s.versions.get(ctx, s.versionKey(c.vault.Name, k.Name, k.newest()))
+	row, _, err := s.versions.Get(ctx, s.versionKey(c.vault.Name, k.Name, k.newest()))
 	return s.answer(c, k, row, err)
 }
 

@@ -64,25 +64,25 @@ func (s *Service) list(ctx context.Context, c *call, wanted func(keyRow) bool) (
 	}
 	answer := keyList{Value: []keyItem{}}
 	for {
-		rows, err := s.keys.page(ctx, s.keyPartition(c.vault.Name), after, maxPage)
+		rows, err := s.keys.Page(ctx, s.keyPartition(c.vault.Name), after, maxPage)
 		if err != nil {
 			return nil, err
 		}
 		for _, row := range rows {
-			if !wanted(row.value) {
-				after = row.name
+			if !wanted(row.Value) {
+				after = row.Name
 				continue
 			}
 			if len(answer.Value) == size {
 				answer.NextLink = s.nextLink(c, c.target.collection, size, hex.EncodeToString(after[:]))
 				return answer, nil
 			}
-			item, err := s.keyItem(ctx, c.vault, row.value)
+			item, err := s.keyItem(ctx, c.vault, row.Value)
 			if err != nil {
 				return nil, err
 			}
 			answer.Value = append(answer.Value, item)
-			after = row.name
+			after = row.Name
 		}
 		if len(rows) < maxPage {
 			return answer, nil
@@ -92,7 +92,7 @@ func (s *Service) list(ctx context.Context, c *call, wanted func(keyRow) bool) (
 
 // keyItem shows a key with its newest version's attributes, without a version.
 func (s *Service) keyItem(ctx context.Context, v Vault, k keyRow) (keyItem, error) {
-	row, _, err := s.versions.get(ctx, s.versionKey(v.Name, k.Name, k.newest()))
+	row, _, err := s.versions.Get(ctx, s.versionKey(v.Name, k.Name, k.newest()))
 	if err != nil {
 		return keyItem{}, err
 	}
@@ -127,7 +127,7 @@ func listVersions(ctx context.Context, s *Service, c *call) (any, error) {
 		answer.NextLink = s.nextLink(c, "keys/"+k.Name+"/versions", size, versions[size-1])
 	}
 	for _, id := range versions {
-		row, _, err := s.versions.get(ctx, s.versionKey(c.vault.Name, k.Name, id))
+		row, _, err := s.versions.Get(ctx, s.versionKey(c.vault.Name, k.Name, id))
 		if err != nil {
 			return nil, err
 		}

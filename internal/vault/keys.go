@@ -48,15 +48,15 @@ func (k keyRow) newest() string { return k.Versions[len(k.Versions)-1] }
 func (k keyRow) purged(now time.Time) bool { return k.Deleted != nil && !now.Before(k.Deleted.Purge) }
 
 func (s *Service) keyKey(vault, name string) store.RowKey {
-	return s.keys.keyIn(strings.ToLower(vault), strings.ToLower(name))
+	return s.keys.KeyIn(strings.ToLower(vault), strings.ToLower(name))
 }
 
 func (s *Service) keyPartition(vault string) envelope.Name {
-	return s.keys.partition(strings.ToLower(vault))
+	return s.keys.Partition(strings.ToLower(vault))
 }
 
 func (s *Service) versionKey(vault, name, version string) store.RowKey {
-	return s.versions.keyIn(strings.ToLower(vault+"/"+name), version)
+	return s.versions.KeyIn(strings.ToLower(vault+"/"+name), version)
 }
 
 // maxAttempts bounds how often a write that lost a race is tried again.
@@ -74,7 +74,7 @@ func retry(f func() error) error {
 
 // key finds a key that is not deleted.
 func (s *Service) key(ctx context.Context, v Vault, name string) (keyRow, uint64, error) {
-	k, revision, err := s.keys.get(ctx, s.keyKey(v.Name, name))
+	k, revision, err := s.keys.Get(ctx, s.keyKey(v.Name, name))
 	if errors.Is(err, store.ErrNotFound) || err == nil && k.Deleted != nil {
 		return keyRow{}, 0, keyNotFound(name, "")
 	}
@@ -83,7 +83,7 @@ func (s *Service) key(ctx context.Context, v Vault, name string) (keyRow, uint64
 
 // deletedKey finds a deleted key.
 func (s *Service) deletedKey(ctx context.Context, v Vault, name string) (keyRow, uint64, error) {
-	k, revision, err := s.keys.get(ctx, s.keyKey(v.Name, name))
+	k, revision, err := s.keys.Get(ctx, s.keyKey(v.Name, name))
 	if errors.Is(err, store.ErrNotFound) || err == nil && (k.Deleted == nil || k.purged(time.Now())) {
 		return keyRow{}, 0, deletedKeyNotFound(name)
 	}
@@ -100,7 +100,7 @@ func (s *Service) version(ctx context.Context, v Vault, name, id string) (keyRow
 	if id == "" {
 		id = k.newest()
 	}
-	row, revision, err := s.versions.get(ctx, s.versionKey(v.Name, k.Name, id))
+	row, revision, err := s.versions.Get(ctx, s.versionKey(v.Name, k.Name, id))
 	if errors.Is(err, store.ErrNotFound) {
 		return keyRow{}, versionRow{}, 0, keyNotFound(name, asked)
 	}
@@ -134,7 +134,7 @@ func (s *Service) create(ctx context.Context, v Vault, name string, spec keySpec
 
 // mayCreate refuses a name that a deleted key still holds.
 func (s *Service) mayCreate(ctx context.Context, v Vault, name string) error {
-	k, _, err := s.keys.get(ctx, s.keyKey(v.Name, name))
+	k, _, err := s.keys.Get(ctx, s.keyKey(v.Name, name))
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return nil
@@ -149,7 +149,7 @@ func (s *Service) mayCreate(ctx context.Context, v Vault, name string) error {
 // addVersion writes a new version; store.ErrConflict if the key changed meanwhile.
 func (s *Service) addVersion(ctx context.Context, v Vault, name string, row versionRow) (keyRow, error) {
 	at := s.keyKey(v.Name, name)
-	k, revision, err := s.keys.get(ctx, at)
+	k, revision, err := s.keys.Get(ctx, at)
 	expect := store.AtRevision(revision)
 	var writes []store.RowWrite
 	switch {
@@ -164,11 +164,11 @@ func (s *Service) addVersion(ctx context.Context, v Vault, name string, row vers
 		return keyRow{}, deletedButRecoverable(k.Name)
 	}
 	k.Versions = append(k.Versions, row.ID)
-	keyWrite, err := s.keys.put(at, k, expect)
+	keyWrite, err := s.keys.Put(at, k, expect)
 	if err != nil {
 		return keyRow{}, err
 	}
-	versionWrite, err := s.versions.put(s.versionKey(v.Name, k.Name, row.ID), row, store.Absent)
+	versionWrite, err := s.versions.Put(s.versionKey(v.Name, k.Name, row.ID), row, store.Absent)
 	if err != nil {
 		return keyRow{}, err
 	}
@@ -200,7 +200,7 @@ func (s *Service) update(ctx context.Context, v Vault, name, id string, change f
 			return err
 		}
 		row.Updated = time.Now().Unix()
-		write, err := s.versions.put(s.versionKey(v.Name, k.Name, row.ID), row, store.AtRevision(revision))
+		write, err := s.versions.Put(s.versionKey(v.Name, k.Name, row.ID), row, store.AtRevision(revision))
 		if err != nil {
 			return err
 		}
@@ -232,11 +232,11 @@ func (s *Service) changeKey(ctx context.Context, v Vault, name string, find func
 		if k, revision, err = find(ctx, v, name); err != nil {
 			return err
 		}
-		if row, _, err = s.versions.get(ctx, s.versionKey(v.Name, k.Name, k.newest())); err != nil {
+		if row, _, err = s.versions.Get(ctx, s.versionKey(v.Name, k.Name, k.newest())); err != nil {
 			return err
 		}
 		change(&k)
-		write, err := s.keys.put(s.keyKey(v.Name, name), k, store.AtRevision(revision))
+		write, err := s.keys.Put(s.keyKey(v.Name, name), k, store.AtRevision(revision))
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/row"
 	"github.com/tidelock/tidelock/internal/store"
 )
 
@@ -38,9 +39,9 @@ type Service struct {
 	domain string // suffix without port
 	login  string
 
-	vaults   table[Vault]
-	keys     table[keyRow]
-	versions table[versionRow]
+	vaults   row.Table[Vault]
+	keys     row.Table[keyRow]
+	versions row.Table[versionRow]
 }
 
 // New returns the service.
@@ -52,9 +53,9 @@ func New(c Config) *Service {
 	return &Service{
 		store: c.Store, entra: c.Entra, log: c.Log,
 		suffix: suffix, domain: withoutPort(suffix), login: strings.TrimSuffix(c.Login, "/"),
-		vaults:   newTable[Vault](c, "vaults"),
-		keys:     newTable[keyRow](c, "vault-keys"),
-		versions: newTable[versionRow](c, "vault-key-versions"),
+		vaults:   row.NewTable[Vault](c.Store, c.Service, "vaults"),
+		keys:     row.NewTable[keyRow](c.Store, c.Service, "vault-keys"),
+		versions: row.NewTable[versionRow](c.Store, c.Service, "vault-key-versions"),
 	}
 }
 
@@ -94,7 +95,7 @@ func (s *Service) URI(name string) string {
 
 // Get finds a vault by name; a deleted one too. store.ErrNotFound.
 func (s *Service) Get(ctx context.Context, name string) (Vault, error) {
-	v, _, err := s.vaults.get(ctx, s.vaultKey(name))
+	v, _, err := s.vaults.Get(ctx, s.vaultKey(name))
 	if err != nil {
 		return Vault{}, fmt.Errorf("vault %s: %w", name, err)
 	}
@@ -103,9 +104,13 @@ func (s *Service) Get(ctx context.Context, name string) (Vault, error) {
 
 // List returns all vaults, deleted ones too, by name.
 func (s *Service) List(ctx context.Context) ([]Vault, error) {
-	all, err := s.vaults.list(ctx, envelope.Name{})
+	rows, err := s.vaults.List(ctx, envelope.Name{})
 	if err != nil {
 		return nil, err
+	}
+	all := make([]Vault, len(rows))
+	for i, r := range rows {
+		all[i] = r.Value
 	}
 	slices.SortFunc(all, func(a, b Vault) int {
 		return strings.Compare(strings.ToLower(a.Name), strings.ToLower(b.Name))
@@ -121,7 +126,7 @@ func (s *Service) Put(ctx context.Context, v Vault, also ...store.RowWrite) erro
 	if err := v.check(); err != nil {
 		return fmt.Errorf("put vault %q: %w", v.Name, err)
 	}
-	write, err := s.vaults.put(s.vaultKey(v.Name), v, store.Anything)
+	write, err := s.vaults.Put(s.vaultKey(v.Name), v, store.Anything)
 	if err != nil {
 		return err
 	}
@@ -167,14 +172,14 @@ func parseIPRule(rule string) (netip.Prefix, error) {
 // is put again without Deleted. store.ErrNotFound.
 func (s *Service) Delete(ctx context.Context, name string, also ...store.RowWrite) error {
 	key := s.vaultKey(name)
-	v, revision, err := s.vaults.get(ctx, key)
+	v, revision, err := s.vaults.Get(ctx, key)
 	if err != nil {
 		return fmt.Errorf("delete vault %s: %w", name, err)
 	}
 	if v.Deleted.IsZero() {
 		v.Deleted = time.Now().UTC()
 	}
-	write, err := s.vaults.put(key, v, store.AtRevision(revision))
+	write, err := s.vaults.Put(key, v, store.AtRevision(revision))
 	if err != nil {
 		return err
 	}
@@ -184,7 +189,7 @@ func (s *Service) Delete(ctx context.Context, name string, also ...store.RowWrit
 	return nil
 }
 
-func (s *Service) vaultKey(name string) store.RowKey { return s.vaults.key(strings.ToLower(name)) }
+func (s *Service) vaultKey(name string) store.RowKey { return s.vaults.Key(strings.ToLower(name)) }
 
 func (v Vault) premium() bool { return strings.EqualFold(v.SKU, "premium") }
 

@@ -125,12 +125,18 @@ func TestNothingIsReadBeforeItIsDurable(t *testing.T) {
 			}
 			slow.armed.Store(true)
 			var wg sync.WaitGroup
+			written := make(chan struct{})
 			wg.Go(func() {
+				defer close(written)
 				if err := c.write(t.Context(), e); err != nil {
 					t.Error(err)
 				}
 			})
-			<-slow.reached
+			select {
+			case <-slow.reached:
+			case <-written:
+				t.Fatal("the write returned without an fsync")
+			}
 			for { // until Pebble shows the value, which it does before it is synced
 				if _, err := get(e.db, c.key); err == nil {
 					break
@@ -149,6 +155,61 @@ func TestNothingIsReadBeforeItIsDurable(t *testing.T) {
 			}
 			close(slow.release)
 			wg.Wait()
+		})
+	}
+}
+
+// Whatever a write has reported is there after a power cut at that moment.
+func TestEveryWriteIsSynced(t *testing.T) {
+	d := storetest.NewDoc(t)
+	first, object := d.Append(store.Claim{Term: 1}, 0, 1, "x"), d.Object("id", "x")
+	row := store.RowKey{Table: "t", Name: envelope.Name{1}}
+	sealed, err := envelope.NewServiceKey().SealRow("t", row.Partition, row.Name, []byte("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := vfs.NewCrashableMem()
+	e := openIn(t, disk)
+	for _, c := range []struct {
+		name  string
+		write func(ctx context.Context) error
+		there func(ctx context.Context, e *engine) bool
+	}{
+		{"Claim", func(ctx context.Context) error {
+			_, err := e.Claim(ctx, d.Handle)
+			return err
+		}, func(ctx context.Context, e *engine) bool {
+			again, err := e.Claim(ctx, d.Handle)
+			return err == nil && again.Term == 2
+		}},
+		{"Append", func(ctx context.Context) error { return e.Append(ctx, first) }, func(ctx context.Context, e *engine) bool {
+			r, err := e.Read(ctx, d.Handle, 1, 1, 0)
+			return err == nil && len(r.Records) == 1
+		}},
+		{"PutObjects", func(ctx context.Context) error {
+			return e.PutObjects(ctx, d.Handle, []store.Object{object})
+		}, func(ctx context.Context, e *engine) bool {
+			has, err := e.HasObject(ctx, d.Handle, object.Name)
+			return err == nil && has
+		}},
+		{"WriteRows", func(ctx context.Context) error {
+			return e.WriteRows(ctx, []store.RowWrite{{RowKey: row, Value: &sealed}})
+		}, func(ctx context.Context, e *engine) bool {
+			_, err := e.GetRow(ctx, row)
+			return err == nil
+		}},
+		{"DeleteDocument", func(ctx context.Context) error { return e.DeleteDocument(ctx, d.Handle) }, func(ctx context.Context, e *engine) bool {
+			has, err := e.HasObject(ctx, d.Handle, object.Name)
+			return err == nil && !has
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if err := c.write(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if !c.there(t.Context(), openIn(t, disk.CrashClone(vfs.CrashCloneCfg{}))) {
+				t.Error("it was reported and is not there after a power cut")
+			}
 		})
 	}
 }
