@@ -81,7 +81,11 @@ func TestDamageIsCorrupt(t *testing.T) {
 			return db.Delete(seqKey(d.Handle, partRecord, 2), pebble.Sync)
 		}},
 		{"MissingLastRecord", func(db *pebble.DB, d *storetest.Doc) error {
-			return db.Delete(seqKey(d.Handle, partRecord, 3), pebble.Sync)
+			return db.Delete(seqKey(d.Handle, partRecord, 6), pebble.Sync)
+		}},
+		{"MovedRecord", func(db *pebble.DB, d *storetest.Doc) error {
+			last, err := get(db, seqKey(d.Handle, partRecord, 6))
+			return errors.Join(err, db.Delete(seqKey(d.Handle, partRecord, 6), pebble.Sync), db.Set(seqKey(d.Handle, partRecord, 5), last, pebble.Sync))
 		}},
 		{"CutRecord", func(db *pebble.DB, d *storetest.Doc) error {
 			return change(db, seqKey(d.Handle, partRecord, 2), func(b []byte) []byte { return b[:len(b)-1] })
@@ -109,11 +113,14 @@ func TestDamageIsCorrupt(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e, d := openDir(t, t.TempDir()).(*engine), storetest.NewDoc(t)
-			appendAll(t, e, d, 3)
+			claim := appendAll(t, e, d, 3)
+			if err := e.Append(t.Context(), d.Append(claim, 3, 6, "three ops")); err != nil {
+				t.Fatal(err)
+			}
 			if err := c.damage(e.db, d); err != nil {
 				t.Fatal(err)
 			}
-			r, err := e.Read(t.Context(), d.Handle, 1, 3, 0)
+			r, err := e.Read(t.Context(), d.Handle, 1, 6, 0)
 			if !errors.Is(err, store.ErrCorrupt) || r.Records != nil {
 				t.Errorf("got %d records, %v; want none and ErrCorrupt", len(r.Records), err)
 			}
