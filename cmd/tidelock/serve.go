@@ -94,8 +94,23 @@ func (f *serveFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.config.RelayURL, "relay-url", "", "how clients reach the relay (default: the listener's address)")
 	c.Flags().StringVar(&f.config.RelayCert, "relay-cert", "", "PEM certificate: the relay then speaks TLS")
 	c.Flags().StringVar(&f.config.RelayKey, "relay-key", "", "PEM private key of --relay-cert")
+	f.registerLimits(c)
 	f.level = slog.LevelWarn
 	c.Flags().TextVar(&f.level, "log-level", slog.LevelWarn, "debug, info, warn or error")
+}
+
+// registerLimits has the limits that installations differ in; docs/limits.md has all.
+func (f *serveFlags) registerLimits(c *cobra.Command) {
+	l, d := &f.config.Limits, app.DefaultLimits()
+	c.Flags().IntVar(&l.ClientsPerDocument, "max-clients-per-document", d.ClientsPerDocument, "how many clients may be connected to one document")
+	c.Flags().Int64Var(&l.UploadBytes, "max-upload-bytes", d.UploadBytes, "largest summary upload or attachment, by its contents")
+	c.Flags().Int64Var(&l.DocumentBytes, "max-document-bytes", d.DocumentBytes, "largest document, by the contents of its summary")
+	c.Flags().IntVar(&l.ClientOps, "client-ops-per-second", d.ClientOps, "ops of one client")
+	c.Flags().IntVar(&l.ClientSignals, "client-signals-per-second", d.ClientSignals, "signals of one client")
+	c.Flags().IntVar(&l.TenantConnects, "tenant-connects-per-second", d.TenantConnects, "connections of one tenant; 0: no limit")
+	c.Flags().IntVar(&l.TenantOps, "tenant-ops-per-second", d.TenantOps, "ops of one tenant; 0: no limit")
+	c.Flags().IntVar(&l.TenantSignals, "tenant-signals-per-second", d.TenantSignals, "signals of one tenant; 0: no limit")
+	c.Flags().IntVar(&l.TenantRequests, "tenant-requests-per-second", d.TenantRequests, "REST requests of one tenant; 0: no limit")
 }
 
 func (f *serveFlags) open(ctx context.Context, o *cli.Options) (*app.App, error) {

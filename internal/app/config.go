@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/tidelock/tidelock/internal/relay"
 )
 
 // Config of a server. The zero value of a field takes the default given.
@@ -24,7 +26,14 @@ type Config struct {
 	// A listener that is not on loopback needs them.
 	RelayCert, RelayKey string
 	Log                 *slog.Logger
+	Limits              Limits // of the relay; the zero value has the defaults
 }
+
+// Limits are those of the relay, under one name with their flags.
+type Limits = relay.Limits
+
+// DefaultLimits are what a zero Limits stands for.
+func DefaultLimits() Limits { return relay.DefaultLimits() }
 
 // Domain is the DNS domain of the embedded cloud. Names under it are served by
 // the management listener; .localhost never leaves the machine (RFC 6761).
@@ -68,6 +77,9 @@ func (c Config) withDefaults() (Config, error) {
 }
 
 func (c Config) check() error {
+	if err := c.Limits.Check(); err != nil {
+		return err
+	}
 	if (c.RelayCert == "") != (c.RelayKey == "") {
 		return errors.New("--relay-cert and --relay-key belong together: give both or neither")
 	}

@@ -1,6 +1,7 @@
 package history
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,8 +21,8 @@ var (
 	ErrBadSummary = errors.New("history: bad summary")
 )
 
-// The limits of a document. Bytes are Azure Fluid Relay's published limits; the
-// others stop a summary of few bytes from unfolding into one of many.
+// The limits of a document. Bytes are Azure Fluid Relay's published limits, and may
+// be set otherwise (Limits); the others stop a summary of few bytes from unfolding into one of many.
 const (
 	MaxUploadBytes   = 28 << 20 // of the contents in one upload, or of one attachment blob
 	MaxDocumentBytes = 95 << 20 // of all blobs of a summary, each counted where it is
@@ -35,8 +36,16 @@ const (
 
 // Document is the history of one document. It is safe for concurrent use.
 type Document struct {
-	keys keys
-	st   store.Store
+	keys   keys
+	st     store.Store
+	limits Limits
+}
+
+// Limits are the sizes that a document is held to when something is stored; what
+// is stored already stays readable. A zero field takes the default given.
+type Limits struct {
+	UploadBytes   int64 // MaxUploadBytes
+	DocumentBytes int64 // MaxDocumentBytes
 }
 
 // keys is what history needs of *custody.Document.
@@ -50,7 +59,19 @@ type keys interface {
 }
 
 // New returns the history of the document whose keys these are.
-func New(keys *custody.Document, st store.Store) *Document { return &Document{keys: keys, st: st} }
+func New(keys *custody.Document, st store.Store) *Document {
+	return (&Document{keys: keys, st: st}).WithLimits(Limits{})
+}
+
+// WithLimits returns the same document under other limits.
+func (d *Document) WithLimits(l Limits) *Document {
+	limited := *d
+	limited.limits = Limits{
+		UploadBytes:   cmp.Or(l.UploadBytes, MaxUploadBytes),
+		DocumentBytes: cmp.Or(l.DocumentBytes, MaxDocumentBytes),
+	}
+	return &limited
+}
 
 // Initial is what a document is created with.
 type Initial struct {
@@ -98,8 +119,8 @@ func (d *Document) Create(ctx context.Context, in Initial) (commit string, err e
 // PutBlob stores an attachment blob, durably, and returns its id, which is the one
 // git would give it. ErrBadSummary (wrapped) if it is too large.
 func (d *Document) PutBlob(ctx context.Context, content []byte) (id string, err error) {
-	if len(content) > MaxUploadBytes {
-		return "", fmt.Errorf("%w: blob of %d bytes, over the limit of %d", ErrBadSummary, len(content), MaxUploadBytes)
+	if int64(len(content)) > d.limits.UploadBytes {
+		return "", fmt.Errorf("%w: blob of %d bytes, over the limit of %d", ErrBadSummary, len(content), d.limits.UploadBytes)
 	}
 	b := d.newBatch()
 	e, err := b.addBlob(ctx, content)

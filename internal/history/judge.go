@@ -132,7 +132,7 @@ func (d *Document) replay(ctx context.Context, p *protocol, to sequencer.Seq) er
 // log, so that a repetition makes the same one.
 func (d *Document) commit(ctx context.Context, head, handle string, app tree, p *protocol, op sequencer.SequencedOp) (string, error) {
 	b := d.newBatch()
-	e, err := app.sum()
+	e, err := app.sum(d.limits.DocumentBytes)
 	if err != nil {
 		return "", err
 	}

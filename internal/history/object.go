@@ -70,8 +70,9 @@ func (t tree) find(name string) (entry, bool) {
 	return t.Entries[i], true
 }
 
-// sum describes the tree as an entry of another one, without its id.
-func (t tree) sum() (entry, error) {
+// sum describes the tree as an entry of another one, without its id. maxBytes bounds
+// all blobs below it.
+func (t tree) sum(maxBytes int64) (entry, error) {
 	e := entry{Type: typeTree, Depth: 1}
 	for _, below := range t.Entries {
 		e.Bytes += below.Bytes
@@ -79,8 +80,8 @@ func (t tree) sum() (entry, error) {
 		e.Depth = max(e.Depth, 1+below.Depth)
 		// Checked at each step: sums of bounded sums cannot overflow.
 		switch {
-		case e.Bytes > MaxDocumentBytes:
-			return entry{}, fmt.Errorf("%w: over %d bytes of blobs, the limit of a document", ErrBadSummary, MaxDocumentBytes)
+		case e.Bytes > maxBytes:
+			return entry{}, fmt.Errorf("%w: over %d bytes of blobs, the limit of a document", ErrBadSummary, maxBytes)
 		case e.Entries > MaxEntries:
 			return entry{}, fmt.Errorf("%w: more than %d trees and blobs", ErrBadSummary, MaxEntries)
 		case e.Depth > MaxDepth:
@@ -180,7 +181,7 @@ type batch struct {
 	d       *Document
 	seen    map[string]bool
 	objects []store.Object
-	content int             // bytes of the blobs that came with an upload
+	content int64           // bytes of the blobs that came with an upload
 	read    map[string]tree // trees and, by commit id, root trees that handles went through
 }
 
@@ -218,8 +219,8 @@ func (b *batch) addBlob(ctx context.Context, content []byte) (entry, error) {
 
 // addContent adds a blob that came with an upload.
 func (b *batch) addContent(ctx context.Context, content []byte) (entry, error) {
-	if b.content += len(content); b.content > MaxUploadBytes {
-		return entry{}, fmt.Errorf("%w: more than %d bytes of blobs in one upload", ErrBadSummary, MaxUploadBytes)
+	if b.content += int64(len(content)); b.content > b.d.limits.UploadBytes {
+		return entry{}, fmt.Errorf("%w: more than %d bytes of blobs in one upload", ErrBadSummary, b.d.limits.UploadBytes)
 	}
 	return b.addBlob(ctx, content)
 }
@@ -233,7 +234,7 @@ func (b *batch) addTree(ctx context.Context, entries []entry) (entry, error) {
 		}
 	}
 	t := tree{Entries: entries}
-	e, err := t.sum()
+	e, err := t.sum(b.d.limits.DocumentBytes)
 	if err != nil {
 		return entry{}, err
 	}

@@ -48,7 +48,20 @@ var (
 	nackOp = refusal{code: 400, kind: badRequest, message: "Invalid op message"}
 	// As nackOp. Unmodified clients split what is larger than 200 kB.
 	nackTooLarge = refusal{code: 413, kind: badRequest, message: "Op size too large"}
+	// As nackOp. A frame is full before clients come to so many.
+	nackTooMany = refusal{code: 413, kind: badRequest, message: "Too many ops or signals in one message"}
 )
+
+// nackThrottled refuses a whole message, of which nothing was sequenced or sent on.
+// The client waits, connects again and sends its ops again; signals are lost.
+func nackThrottled(wait time.Duration) refusal {
+	return refusal{code: 429, kind: throttling, message: throttledMessage, retryAfter: wait}
+}
+
+// connectThrottled refuses a connect_document: the client waits, then tries again.
+func connectThrottled(wait time.Duration) refusal {
+	return refusal{code: 429, message: throttledMessage, retryAfter: wait}
+}
 
 // Every refusal of a connect_document but those of a token's own, in token.go.
 var (
@@ -90,7 +103,10 @@ func connectRefusal(err error) (r refusal, fault bool) {
 	var auth *authError
 	var key *custody.UnusableError
 	var ended *endedError
+	var full *throttledError
 	switch {
+	case errors.As(err, &full):
+		return connectThrottled(full.retryAfter), false
 	case errors.As(err, &auth):
 		return refusal{code: auth.Status, message: auth.Message}, false
 	case errors.As(err, &key):

@@ -24,8 +24,6 @@ const (
 	// checkpointOps is after how many ops a checkpoint is written: what a restart
 	// replays at most, unless the process was killed while writing one.
 	checkpointOps = 1000
-	// maxSessions is how many sessions one document takes.
-	maxSessions = 100_000
 	// keptScratch is the largest buffer that a document at rest keeps.
 	keptScratch = 16 << 10
 	// opOverhead is an upper bound of what the service adds to an op's own bytes.
@@ -62,6 +60,8 @@ type document struct {
 	hist   *history.Document
 	inbox  *inbox
 	ended  chan struct{} // closed once nothing is served any more
+
+	maxClients int // sessions that it takes
 
 	jobs sync.WaitGroup // what run started and waits for
 
@@ -355,7 +355,7 @@ func (d *document) handleJoin(c joinCommand) {
 		d.mu.Unlock()
 		return // the joiner sees the end itself
 	}
-	if len(d.sessions) >= maxSessions {
+	if len(d.sessions) >= d.maxClients {
 		d.mu.Unlock()
 		c.done <- errTooManyClients
 		return

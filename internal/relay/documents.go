@@ -220,7 +220,8 @@ func (s *Server) load(ctx context.Context, t Tenant, id string) (*document, erro
 		log:        s.c.Log.With("tenant_id", t.ID, "document_id", id),
 		st:         s.c.Store,
 		keys:       keys,
-		hist:       history.New(keys, s.c.Store),
+		hist:       history.New(keys, s.c.Store).WithLimits(s.c.Limits.history()),
+		maxClients: s.c.Limits.ClientsPerDocument,
 		inbox:      newInbox(),
 		ended:      make(chan struct{}),
 		seq:        got.seq,
@@ -274,7 +275,7 @@ func (s *Server) create(ctx context.Context, t Tenant, in history.Initial) (stri
 // storeInitial stores what a document is made with: its first summary and the
 // checkpoint that names it.
 func (s *Server) storeInitial(ctx context.Context, keys *custody.Document, in history.Initial) error {
-	commit, err := history.New(keys, s.c.Store).Create(ctx, in)
+	commit, err := history.New(keys, s.c.Store).WithLimits(s.c.Limits.history()).Create(ctx, in)
 	if err != nil {
 		return fmt.Errorf("store first summary: %w", err)
 	}
@@ -358,6 +359,7 @@ func (s *Server) evict(ctx context.Context, deleted func(documentKey) bool) erro
 // DeleteTenant disconnects and removes all documents of a tenant whose keys were
 // destroyed. Idempotent: after an error it may be called again, and does the rest.
 func (s *Server) DeleteTenant(ctx context.Context, tenantID string) error {
+	defer s.usage.forget(tenantID)
 	if err := s.evict(ctx, func(k documentKey) bool { return k.tenantID == tenantID }); err != nil {
 		return err
 	}

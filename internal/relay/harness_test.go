@@ -48,6 +48,7 @@ type rig struct {
 	tenant  Tenant
 	keeper  *custody.Keeper
 	vault   keystore.Client // nil: the service-managed key
+	limits  Limits          // of the next start
 	server  *Server
 	http    *http.Server
 	pipes   *pipeListener
@@ -104,7 +105,7 @@ func (r *rig) start() {
 		Hosts:    vaultHosts,
 		Log:      log,
 	})
-	r.server = New(Config{Store: r.store, Custody: r.keeper, Service: r.service, Tenants: r, Log: log})
+	r.server = New(Config{Store: r.store, Custody: r.keeper, Service: r.service, Tenants: r, Log: log, Limits: r.limits})
 	r.pipes = &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 	r.http = &http.Server{Handler: r.server.Handler(), ReadHeaderTimeout: time.Minute}
 	go r.http.Serve(r.pipes)

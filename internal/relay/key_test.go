@@ -125,6 +125,7 @@ func TestKeyDisabledAndEnabled(t *testing.T) {
 		}
 
 		time.Sleep(custody.Hold)
+		b = r.dial() // the old socket had no document for too long
 		refused = b.connectErrorOf(connectBody(id, r.token(id), "write"))
 		if want := (connectError{Code: 403, Message: "CMK_KEY_REVOKED:KeyDisabled"}); refused != want {
 			t.Errorf("connect after an hour: %+v, want %+v", refused, want)

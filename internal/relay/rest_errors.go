@@ -62,6 +62,7 @@ func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) 
 		key    *custody.UnusableError
 		held   keyError
 		ended  *endedError
+		full   *throttledError
 		detail restDetail
 	)
 	switch {
@@ -69,6 +70,8 @@ func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) 
 		answerJSON(w, plain.status, plain.message)
 	case errors.As(err, &auth):
 		answerJSON(w, auth.Status, auth.Message)
+	case errors.As(err, &full):
+		answerThrottled(w, full.retryAfter)
 	case errors.As(err, &large):
 		answerJSON(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("The request body is larger than %d bytes.", large.Limit))
 	case errors.Is(err, history.ErrBadSummary):
@@ -123,6 +126,19 @@ func answerLater(w http.ResponseWriter, detail restDetail, wait time.Duration) {
 	detail.RetryAfterMS = wait.Milliseconds()
 	w.Header().Set("Retry-After", strconv.FormatInt(detail.RetryAfter, 10))
 	answerJSON(w, http.StatusServiceUnavailable, detail)
+}
+
+// answerThrottled is a 429. Drivers wait retryAfter seconds and try again, without
+// limit; they do not read the header.
+func answerThrottled(w http.ResponseWriter, wait time.Duration) {
+	seconds := int64(wait / time.Second)
+	w.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
+	answerJSON(w, http.StatusTooManyRequests, struct {
+		Code       int    `json:"code"`
+		Type       string `json:"type"`
+		Message    string `json:"message"`
+		RetryAfter int64  `json:"retryAfter"` // seconds
+	}{http.StatusTooManyRequests, throttling, throttledMessage, seconds})
 }
 
 func answerJSON(w http.ResponseWriter, status int, v any) {

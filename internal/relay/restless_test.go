@@ -209,7 +209,7 @@ func BenchmarkRestLessBody(b *testing.B) {
 		if err := unwrapRestLess(r); err != nil {
 			b.Fatal(err)
 		}
-		if _, err := readBody(r, largeBody); err != nil {
+		if _, err := readBody(r, Limits{}.withDefaults().uploadBody()); err != nil {
 			b.Fatal(err)
 		}
 	}

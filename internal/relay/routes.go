@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"strings"
 	"time"
-
-	"github.com/tidelock/tidelock/internal/history"
 )
 
 // The scopes of tokens. Source: ScopeType of the Fluid protocol definitions.
@@ -30,12 +28,12 @@ const (
 	storageFace             // Authorization: Basic base64(<tenant>:<jwt>); the document is the token's
 )
 
-// Limits of request bodies, unwrapped. A summary or blob within history's limits
-// fits with what JSON and base64 add.
+// Limits of request bodies, unwrapped. largeBody stands for what an upload may
+// take, which is configured.
 const (
 	noBody    = 0
 	smallBody = 64 << 10
-	largeBody = history.MaxUploadBytes*4/3 + 1<<20
+	largeBody = -1
 )
 
 // Deadlines for reading a request, working on it and writing the answer.
@@ -45,7 +43,7 @@ const (
 )
 
 // route is one row of the attack surface. The order of checks is the row's: token,
-// its scopes, body, handler.
+// its scopes, the tenant's rate, body, handler.
 type route struct {
 	method, path string
 	face         face
@@ -176,15 +174,22 @@ func setDeadline(w http.ResponseWriter, d time.Duration) {
 	_ = c.SetWriteDeadline(at)
 }
 
-// serveREST runs one row: token, scopes, body, handler.
+// serveREST runs one row: token, scopes, rate, body, handler.
 func (s *Server) serveREST(row *route, w http.ResponseWriter, r *http.Request) {
 	setDeadline(w, row.deadline)
 	ctx, cancel := context.WithTimeout(r.Context(), row.deadline)
 	defer cancel()
 	c := &call{w: w, r: r.WithContext(ctx)}
 	err := s.authorize(row, c)
+	if err == nil && row.face != openFace {
+		err = s.usage.of(c.tenant.ID).takeRequest()
+	}
 	if err == nil {
-		c.body, err = readBody(c.r, row.body)
+		limit := row.body
+		if limit == largeBody {
+			limit = s.c.Limits.uploadBody()
+		}
+		c.body, err = readBody(c.r, limit)
 	}
 	if err == nil {
 		err = row.handle(s, c)
@@ -192,7 +197,7 @@ func (s *Server) serveREST(row *route, w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		// Read on what the client still sends: a connection that closes while it does
 		// looks like a network failure, and 401 would not make it renew its token.
-		_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, largeBody))
+		_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, s.c.Limits.uploadBody()))
 		s.answerError(w, c.r, err)
 	}
 }

@@ -32,6 +32,7 @@ type Config struct {
 	Service envelope.ServiceKey // seals the document records
 	Tenants Tenants
 	Log     *slog.Logger
+	Limits  Limits
 }
 
 // Server is the Fluid service.
@@ -39,6 +40,7 @@ type Server struct {
 	c       Config
 	io      *socketio.Server
 	handler http.Handler
+	usage   *tenantUsage
 
 	// base outlives every request: documents and their loads run under it, for
 	// whoever asked first may go away while others wait.
@@ -53,10 +55,12 @@ type Server struct {
 
 // New returns a server; it does nothing until Handler is served.
 func New(c Config) *Server {
+	c.Limits = c.Limits.withDefaults()
 	s := &Server{
 		c:         c,
 		io:        socketio.New(socketio.Config{}),
 		documents: map[documentKey]*entry{},
+		usage:     newTenantUsage(c.Limits),
 	}
 	s.base, s.cancel = context.WithCancel(context.Background())
 	s.handler = s.routes()

@@ -29,6 +29,9 @@ type session struct {
 	detail     []byte      // what others are told of it (IClient), JSON
 	member     []byte      // {clientId, client}, JSON
 	success    successMessage
+
+	tenant       *usage
+	ops, signals *bucket // its own rates
 }
 
 // clientDetail is IClient of the Fluid protocol definitions. All of it but Details

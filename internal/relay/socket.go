@@ -30,7 +30,7 @@ var (
 // serveSocket runs one socket to its end.
 func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
 	s.io.Serve(w, r, func(sock *socketio.Socket) socketio.Handler {
-		return &connection{s: s, sock: sock, sessions: map[sequencer.ClientID]*session{}}
+		return newConnection(s, sock)
 	})
 }
 
@@ -40,6 +40,19 @@ type connection struct {
 	s        *Server
 	sock     *socketio.Socket
 	sessions map[sequencer.ClientID]*session
+	lonely   *time.Timer // closes the socket that has no session in time
+	connects *bucket     // of connect_document
+	refusals int         // messages over a rate
+}
+
+func newConnection(s *Server, sock *socketio.Socket) *connection {
+	return &connection{
+		s:        s,
+		sock:     sock,
+		sessions: map[sequencer.ClientID]*session{},
+		lonely:   time.AfterFunc(connectWithin, func() { sock.Close("no document was connected in time") }),
+		connects: newBucket(socketConnects),
+	}
 }
 
 var _ socketio.Handler = (*connection)(nil)
@@ -61,6 +74,7 @@ func (c *connection) Event(name string, args []json.RawMessage) {
 
 // Closed ends what is on the socket.
 func (c *connection) Closed(string) {
+	c.lonely.Stop()
 	for _, s := range c.sessions {
 		s.end()
 	}
@@ -69,6 +83,16 @@ func (c *connection) Closed(string) {
 // connect answers a connect_document. Nothing of the client is in the document's
 // room before all checks have passed.
 func (c *connection) connect(args []json.RawMessage) {
+	c.lonely.Stop()
+	defer func() {
+		if len(c.sessions) == 0 {
+			c.lonely.Reset(connectWithin)
+		}
+	}()
+	if wait := c.connects.take(1); wait > 0 {
+		c.refuse(connectErrorFrame(connectThrottled(wait)))
+		return
+	}
 	m, err := parseConnect(args)
 	if err != nil {
 		c.sock.Send(connectErrorFrame(connectInvalid))
@@ -104,6 +128,10 @@ func (c *connection) join(ctx context.Context, m connectMessage, version string)
 	if err != nil {
 		return nil, err
 	}
+	usage := c.s.usage.of(tenant.ID)
+	if err := usage.takeConnect(); err != nil {
+		return nil, err
+	}
 	if !claims.has(docRead) {
 		return nil, errNoReadScope
 	}
@@ -119,6 +147,8 @@ func (c *connection) join(ctx context.Context, m connectMessage, version string)
 	}
 	session := newSession(c.sock, m, version, claims, time.Now())
 	session.doc, session.release = doc, release
+	session.tenant = usage
+	session.ops, session.signals = newBucket(c.s.c.Limits.ClientOps), newBucket(c.s.c.Limits.ClientSignals)
 	if err := doc.join(session); err != nil {
 		release()
 		return nil, err
@@ -132,6 +162,15 @@ func versionRefusal(wanted []string) refusal {
 	return refusal{
 		code:    400,
 		message: "Unsupported client protocol. Server: " + string(encode(protocolVersions)) + ". Client: " + string(encode(wanted)),
+	}
+}
+
+// refuse answers a message that is over a rate. Clients stop at the first answer;
+// whoever goes on all the same is cut off.
+func (c *connection) refuse(answer socketio.Frame) {
+	c.sock.Send(answer)
+	if c.refusals++; c.refusals >= maxRefusals {
+		c.sock.Close("too many messages over the limit")
 	}
 }
 
@@ -156,6 +195,15 @@ func (c *connection) submitOp(args []json.RawMessage) {
 		return
 	case !s.writer:
 		c.sock.Send(nackFrame(nackReadonly))
+		return
+	}
+	elements := countElements(args[1])
+	if elements > maxOpsPerMessage {
+		c.sock.Send(nackFrame(nackTooMany))
+		return
+	}
+	if wait := takeAll(messageUnits(elements, len(args[1])), s.ops, s.tenant.ops); wait > 0 {
+		c.refuse(nackFrame(nackThrottled(wait)))
 		return
 	}
 	ops, refused := parseOps(args[1])
@@ -192,6 +240,9 @@ func parseOps(arg json.RawMessage) ([]sequencer.Op, *refusal) {
 			if err != nil {
 				return ops, &nackOp
 			}
+			if opTooLarge(op) {
+				return ops, &nackTooLarge
+			}
 			ops = append(ops, op)
 		}
 	}
@@ -226,6 +277,15 @@ func (c *connection) submitSignal(args []json.RawMessage) {
 	s := c.session(args)
 	if s == nil {
 		c.sock.Send(nackFrame(nackClient))
+		return
+	}
+	elements := countElements(args[1])
+	if elements > maxOpsPerMessage {
+		c.sock.Send(nackFrame(nackTooMany))
+		return
+	}
+	if wait := takeAll(messageUnits(elements, len(args[1])), s.signals, s.tenant.signals); wait > 0 {
+		c.refuse(nackFrame(nackThrottled(wait)))
 		return
 	}
 	send := s.sendSignals

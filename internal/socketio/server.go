@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -67,18 +68,24 @@ type Handler interface {
 type handshakeError struct {
 	Code    int    `json:"code"`
 	Message string `json:"message"`
+	// Seconds: clients of what is built on sockets take a 503 without it for final.
+	RetryAfter int `json:"retryAfter,omitempty"`
 }
 
 var (
-	unknownTransport   = handshakeError{0, "Transport unknown"}
-	unknownSession     = handshakeError{1, "Session ID unknown"}
-	badMethod          = handshakeError{2, "Bad handshake method"}
-	badRequest         = handshakeError{3, "Bad request"}
-	unsupportedVersion = handshakeError{5, "Unsupported protocol version"}
+	unknownTransport   = handshakeError{Code: 0, Message: "Transport unknown"}
+	unknownSession     = handshakeError{Code: 1, Message: "Session ID unknown"}
+	badMethod          = handshakeError{Code: 2, Message: "Bad handshake method"}
+	badRequest         = handshakeError{Code: 3, Message: "Bad request"}
+	unsupportedVersion = handshakeError{Code: 5, Message: "Unsupported protocol version"}
+	shuttingDown       = handshakeError{Code: 3, Message: "Server is shutting down", RetryAfter: 2}
 )
 
 func refuse(w http.ResponseWriter, status int, e handshakeError) {
 	w.Header().Set("Content-Type", "application/json")
+	if e.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(e.RetryAfter))
+	}
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(e) // the peer is gone if it fails
 }
@@ -112,7 +119,7 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, connect func(*Soc
 	s.mu.Lock()
 	if s.stopping != "" {
 		s.mu.Unlock()
-		refuse(w, http.StatusServiceUnavailable, badRequest)
+		refuse(w, http.StatusServiceUnavailable, shuttingDown)
 		return
 	}
 	s.running.Add(1)

@@ -473,6 +473,9 @@ func TestShutdown(t *testing.T) {
 		if w.Code != http.StatusServiceUnavailable {
 			t.Errorf("handshake after Shutdown = %d, want 503", w.Code)
 		}
+		if got, want := w.Header().Get("Retry-After"), "2"; got != want || !strings.Contains(w.Body.String(), `"retryAfter":2`) {
+			t.Errorf("handshake after Shutdown: Retry-After %q, body %s; want %s in both", got, w.Body, want)
+		}
 	})
 }
 

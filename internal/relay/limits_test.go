@@ -1,0 +1,388 @@
+package relay
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unicode/utf16"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// limitedBubble is bubble under other limits.
+func limitedBubble(t *testing.T, l Limits, f func(t *testing.T, r *rig)) {
+	t.Helper()
+	bubble(t, func(t *testing.T, r *rig) {
+		r.limits = l
+		r.restart()
+		f(t, r)
+	})
+}
+
+// many returns n copies of v.
+func many(n int, v any) []any {
+	list := make([]any, n)
+	for i := range list {
+		list[i] = v
+	}
+	return list
+}
+
+var throttled = nackContent{429, throttling, throttledMessage, 1}
+
+// wantThrottled fails unless the next nack says to come back after wait seconds.
+func (c *client) wantThrottled(what string, wait float64) {
+	c.t.Helper()
+	want := throttled
+	want.RetryAfter = wait
+	if got := c.awaitNack(); got.Content != want || got.SequenceNumber != -1 || got.Operation != nil {
+		c.t.Errorf("%s: %+v, want %+v at -1 without op", what, got, want)
+	}
+}
+
+// A message over the rate is refused whole, and its ops come in when they are sent
+// again, after the time that was told, under a new client id.
+func TestOpsOverTheRate(t *testing.T) {
+	limitedBubble(t, Limits{ClientOps: 10}, func(t *testing.T, r *rig) {
+		id := r.create()
+		a := r.join(id)
+		a.submit(strings.Split(strings.Repeat("x", 15), "")...)
+		a.awaitMine(15)
+		a.submit(strings.Split(strings.Repeat("y", 6), "")...)
+		a.wantThrottled("6 ops, 5 left", 1)
+		a.close()
+		time.Sleep(time.Second) // as told
+		b := r.join(id)
+		b.submit(strings.Split(strings.Repeat("y", 6), "")...)
+		b.awaitMine(6)
+		if got, want := strings.Join(contentsOf(t, r.log(id)), ""), strings.Repeat("x", 15)+strings.Repeat("y", 6); got != want {
+			t.Errorf("log has %s, want %s", got, want)
+		}
+	})
+}
+
+// What can never fit the bucket takes all of it; refusing it for ever would make the
+// client come back for ever.
+func TestMessageLargerThanTheBucket(t *testing.T) {
+	limitedBubble(t, Limits{ClientOps: 2}, func(t *testing.T, r *rig) {
+		a := r.join(r.create())
+		a.submit(strings.Split(strings.Repeat("x", 9), "")...)
+		a.awaitMine(9)
+		a.submit("y")
+		a.wantThrottled("bucket is empty", 1)
+	})
+}
+
+func TestLargeOpsCountMore(t *testing.T) {
+	limitedBubble(t, Limits{ClientOps: 10}, func(t *testing.T, r *rig) {
+		a := r.join(r.create())
+		a.submit(strings.Repeat("x", 18*unitBytes))
+		a.awaitMine(1)
+		a.submit(strings.Repeat("x", 2*unitBytes))
+		a.wantThrottled("20 KiB after 72", 1)
+	})
+}
+
+func TestSignalsOverTheRate(t *testing.T) {
+	limitedBubble(t, Limits{ClientSignals: 10}, func(t *testing.T, r *rig) {
+		id := r.create()
+		a, b := r.read(id), r.read(id)
+		a.all()
+		b.all()
+		signal := map[string]any{"content": "x"}
+		a.emit("submitSignal", a.id, many(20, signal))
+		a.emit("submitSignal", a.id, many(1, signal))
+		a.wantThrottled("21 signals", 1)
+		if got := len(b.all()); got != 20 {
+			t.Errorf("others got %d signals, want the 20 within the rate", got)
+		}
+		b.emit("submitSignal", b.id, many(20, signal)) // its own rate is untouched
+		if got := len(a.all()); got != 20 {
+			t.Errorf("got %d signals of another client, want 20", got)
+		}
+		time.Sleep(time.Second)
+		a.emit("submitSignal", a.id, many(10, signal))
+		if got := len(b.all()); got != 20+10 {
+			t.Errorf("others got %d signals a second later, want 10 more and b's own 20", got)
+		}
+	})
+}
+
+func TestTenantRates(t *testing.T) {
+	limits := Limits{TenantConnects: 1, TenantOps: 3, TenantSignals: 4, TenantRequests: 2}
+	limitedBubble(t, limits, func(t *testing.T, r *rig) {
+		id := r.create()
+		// Strangers use up nothing.
+		stranger := r.token(id) + "x"
+		for range 10 {
+			r.call("GET", "/deltas/t1/"+id, stranger, "").want(t, 403, errSignature.Message)
+			c := r.dial()
+			if got := c.connectErrorOf(connectBody(id, stranger, "read")).Code; got != 403 {
+				t.Fatalf("stranger got %d, want 403", got)
+			}
+			c.close()
+		}
+		a, b := r.join(id), r.join(id)
+		third := r.dial()
+		want := connectError{Code: 429, Message: throttledMessage, CanRetry: true, RetryAfter: 1, RetryAfterMS: 1000}
+		if got := third.connectErrorOf(connectBody(id, r.token(id), "write")); got != want {
+			t.Errorf("third connect: %+v, want %+v", got, want)
+		}
+		time.Sleep(time.Second)
+		third.connect(connectBody(id, r.token(id), "read"))
+
+		a.submit("1", "2", "3")
+		b.submit("4", "5", "6")
+		a.awaitMine(3)
+		b.awaitMine(3)
+		a.submit("7")
+		a.wantThrottled("the tenant's seventh op", 1)
+		a.emit("submitSignal", a.id, many(8, map[string]any{"content": "x"}))
+		synctest.Wait()
+		third.emit("submitSignal", third.id, many(1, map[string]any{"content": "x"}))
+		third.wantThrottled("the tenant's ninth signal", 1)
+
+		for range 4 {
+			if got := r.call("GET", "/deltas/t1/"+id, r.token(id), "").status; got != 200 {
+				t.Errorf("request within the rate: %d", got)
+			}
+		}
+		r.call("GET", "/deltas/t1/"+id, r.token(id), "").golden(t, "throttled")
+		if got := r.plain("GET", "/livez", "", "").status; got != 200 {
+			t.Errorf("health check of a throttled tenant: %d, want 200", got)
+		}
+		time.Sleep(time.Second)
+		if got := r.call("GET", "/deltas/t1/"+id, r.token(id), "").status; got != 200 {
+			t.Errorf("request after the time that was told: %d", got)
+		}
+	})
+}
+
+func TestClientsPerDocument(t *testing.T) {
+	limitedBubble(t, Limits{ClientsPerDocument: 2}, func(t *testing.T, r *rig) {
+		id, other := r.create(), r.create()
+		a, b := r.join(id), r.read(id)
+		c := r.dial()
+		want := connectError{Code: 429, Message: connectTooMany.message, CanRetry: true, RetryAfter: 300, RetryAfterMS: 300_000}
+		if got := c.connectErrorOf(connectBody(id, r.token(id), "read")); got != want {
+			t.Errorf("third client: %+v, want %+v", got, want)
+		}
+		c.connect(connectBody(other, r.token(other), "read"))
+		b.close()
+		r.read(id)
+		for _, e := range a.all() {
+			if strings.Contains(string(e.args[0]), "third") {
+				t.Errorf("the room was told of a client that was refused: %s", e.args)
+			}
+		}
+	})
+}
+
+func TestSocketWithoutDocument(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id := r.create()
+		start := time.Now()
+		c := r.dial()
+		c.awaitEnd()
+		if got := time.Since(start).Round(time.Second); got != connectWithin {
+			t.Errorf("silent socket was closed after %v, want %v", got, connectWithin)
+		}
+		c = r.dial()
+		time.Sleep(connectWithin - time.Second)
+		c.connectErrorOf(connectBody(id, "", "read"))
+		time.Sleep(connectWithin - time.Second)
+		c.connect(connectBody(id, r.token(id), "read"))
+		time.Sleep(2 * connectWithin)
+		select {
+		case <-c.ended:
+			t.Error("socket with a document was closed")
+		default:
+		}
+	})
+}
+
+// Clients stop at the first refusal; the others are cut off.
+func TestWhoIgnoresRefusalsIsCutOff(t *testing.T) {
+	for name, flood := range map[string]func(c *client){
+		"Ops":     func(c *client) { c.submit("x") },
+		"Signals": func(c *client) { c.emit("submitSignal", c.id, many(1, map[string]any{"content": "x"})) },
+		"Connects": func(c *client) {
+			c.emit("connect_document", "x")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			limitedBubble(t, Limits{ClientOps: 1, ClientSignals: 1}, func(t *testing.T, r *rig) {
+				id := r.create()
+				a, b := r.join(id), r.read(id)
+				for range socketConnects*burstSeconds + maxRefusals {
+					flood(a)
+				}
+				a.awaitEnd()
+				refusals := 0
+				for len(a.events) > 0 {
+					if e := <-a.events; e.name == "nack" || e.name == "connect_document_error" && !strings.Contains(string(e.args[0]), "Invalid") {
+						refusals++
+					}
+				}
+				if refusals != maxRefusals {
+					t.Errorf("%d refusals, want %d", refusals, maxRefusals)
+				}
+				b.emit("submitSignal", b.id, many(1, map[string]any{"content": "still here"}))
+				b.await("signal")
+			})
+		})
+	}
+}
+
+func TestOpSize(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		for _, test := range []struct {
+			name, contents string
+			taken          bool
+		}{
+			{"AtTheLimit", strings.Repeat("x", maxOpUnits), true},
+			{"OneMore", strings.Repeat("x", maxOpUnits+1), false},
+			{"EscapesCountOnce", strings.Repeat(`"`, 450_000), true},
+			{"CountedAsClientsDo", strings.Repeat("é", 450_000), true},
+		} {
+			id := r.create()
+			c := r.join(id)
+			c.submit(test.contents)
+			if test.taken {
+				c.awaitMine(1)
+				continue
+			}
+			want := nackContent{413, badRequest, nackTooLarge.message, 0}
+			if got := c.awaitNack(); got.Content != want {
+				t.Errorf("%s: %+v, want %+v", test.name, got.Content, want)
+			}
+			if got := contentsOf(t, r.log(id)); len(got) != 0 {
+				t.Errorf("%s: an op was sequenced", test.name)
+			}
+		}
+	})
+}
+
+func TestUploadsOverTheLimits(t *testing.T) {
+	limitedBubble(t, Limits{UploadBytes: 1000, DocumentBytes: 2000}, func(t *testing.T, r *rig) {
+		id := r.create()
+		blob := func(n int) string { return `{"content":"` + strings.Repeat("x", n) + `","encoding":"utf-8"}` }
+		if a := r.call("POST", "/repos/t1/git/blobs", r.token(id), blob(1000)); a.status != 201 {
+			t.Errorf("blob at the limit: %d %s", a.status, a.body)
+		}
+		r.call("POST", "/repos/t1/git/blobs", r.token(id), blob(1001)).
+			want(t, 400, "The summary cannot be stored: blob of 1001 bytes, over the limit of 1000")
+		r.call("POST", "/repos/t1/git/blobs", r.token(id), blob(1<<20+1000*4/3)).want(t, 413, "The request body is larger than 1049909 bytes.")
+		// What unpacks to more than it has bytes is not unpacked.
+		packed := wrap("POST", "/repos/t1/git/blobs", authorization("/repos/", r.token(id)), "\x1f\x8b\x08")
+		packed.Header.Set("Content-Encoding", "gzip")
+		r.do(packed).want(t, 400, "Failed to parse json body")
+	})
+}
+
+// Clients take a 503 without a time to wait for final.
+func TestEvery503SaysWhenToComeBack(t *testing.T) {
+	for _, err := range []error{errDraining, &endedError{errDisk}, errDisk, errTooManyClients, errUnknownDocument, &throttledError{time.Second}} {
+		if r, _ := connectRefusal(err); (r.code == 503 || r.code == 429) && r.retryAfter < time.Second {
+			t.Errorf("connect refused for %v: %d without retryAfter", err, r.code)
+		}
+	}
+}
+
+func TestLimitsCheck(t *testing.T) {
+	for name, test := range map[string]struct {
+		limits Limits
+		want   string
+	}{
+		"Defaults":          {Limits{}, ""},
+		"Raised":            {Limits{UploadBytes: 64 << 20, DocumentBytes: 200 << 20, TenantOps: 100_000}, ""},
+		"Negative":          {Limits{ClientOps: -1}, "--client-ops-per-second -1 must be between 0 and"},
+		"TooLarge":          {Limits{UploadBytes: 1 << 40, DocumentBytes: 1 << 30}, "--max-upload-bytes"},
+		"UploadOverWhole":   {Limits{UploadBytes: 96 << 20}, "no document could take such an upload"},
+		"TooManyPerTenant":  {Limits{TenantRequests: 1 << 31}, "--tenant-requests-per-second"},
+		"NegativeDocuments": {Limits{DocumentBytes: -1}, "--max-document-bytes"},
+	} {
+		err := test.limits.Check()
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+	}
+}
+
+// elementsOf is what countElements counts, by a decoder.
+func elementsOf(arg []byte) (n int, ok bool) {
+	var list []json.RawMessage
+	if json.Unmarshal(arg, &list) != nil {
+		return 0, false
+	}
+	for _, e := range list {
+		var inner []json.RawMessage
+		if isArray(e) && json.Unmarshal(e, &inner) == nil {
+			n += max(1, len(inner))
+		} else {
+			n++
+		}
+	}
+	return n, true
+}
+
+func FuzzCountElements(f *testing.F) {
+	for _, s := range []string{
+		`[]`, `[1]`, `[[]]`, `[[],[]]`, `[[1,2],3]`, `[3, [1, 2] ]`, `[[[1,2],[3]],{"a":[1,[2]]},"],[\"",[{"b":"]"}]]`, `[ [ ] , "\\" ]`, `[null,[true,-1e5]]`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, arg []byte) {
+		if want, ok := elementsOf(arg); ok && isArray(arg) {
+			if got := countElements(arg); got != want {
+				t.Errorf("%s: %d elements, want %d", arg, got, want)
+			}
+		}
+	})
+}
+
+func FuzzUTF16Units(f *testing.F) {
+	for _, s := range []string{`""`, `"abc"`, `"\"\\\n\u00e9"`, `"é€😀"`, `"\ud83d\ude00"`, `"\ud83d"`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var s string
+		if len(raw) == 0 || raw[0] != '"' || raw[len(raw)-1] != '"' || !validText(raw) || json.Unmarshal(raw, &s) != nil {
+			return
+		}
+		if got, want := utf16Units(raw), len(utf16.Encode([]rune(s))); got != want {
+			t.Errorf("%s: %d units, want %d", raw, got, want)
+		}
+	})
+}
+
+// validText: a socket takes nothing else.
+func validText(raw []byte) bool { return strings.ToValidUTF8(string(raw), "") == string(raw) }
+
+// A token that creates a document works once, however often it is sent at once.
+func TestCreateTokenReplayedAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		token := r.token("", func(m jwt.MapClaims) { m["jti"] = newUUID() })
+		const n = 20
+		statuses := make(chan int, n)
+		for range n {
+			go func() { statuses <- r.call("POST", "/documents/t1", token, classicBody).status }()
+		}
+		synctest.Wait()
+		made := 0
+		for range n {
+			switch status := <-statuses; status {
+			case 201:
+				made++
+			case 403:
+			default:
+				t.Errorf("got %d, want 201 or 403", status)
+			}
+		}
+		if made != 1 {
+			t.Errorf("%d documents, want 1", made)
+		}
+	})
+}
