@@ -362,11 +362,13 @@ func unfit(key keystore.Key, now time.Time) (reason string, final bool) {
 }
 
 // UnusableError says why a resource's data cannot be served, and until when to wait.
+// Neither Revoked nor Checking: the key store does not answer.
 type UnusableError struct {
 	Reason     string // KeyDisabled, KeyExpired, KeyDeleted, AccessDenied, UnreachableTimeout, ...
 	Since      time.Time
 	RetryAfter time.Duration
-	Revoked    bool // the key store refused; else it does not answer, or is being asked
+	Revoked    bool // the key store refused, and said so again when it was asked
+	Checking   bool // not known yet: it refused once and is being asked again, or was not asked in time
 	Close      bool // revoked for longer than Hold: clients are told to go away for good
 }
 
@@ -401,11 +403,11 @@ func outageError(since time.Time) *UnusableError {
 }
 
 func leaseError() *UnusableError {
-	return &UnusableError{Reason: reasonLease, Since: time.Now(), RetryAfter: retrySuspect}
+	return &UnusableError{Reason: reasonLease, Since: time.Now(), RetryAfter: retrySuspect, Checking: true}
 }
 
 func stoppingError() *UnusableError {
-	return &UnusableError{Reason: reasonStopping, Since: time.Now(), RetryAfter: retrySuspect}
+	return &UnusableError{Reason: reasonStopping, Since: time.Now(), RetryAfter: retrySuspect, Checking: true}
 }
 
 // reasonOf maps a considered refusal to its reason.

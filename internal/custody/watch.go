@@ -212,6 +212,7 @@ func (w *watch) proven(asked time.Time) {
 		w.lose(leaseError())
 	}
 	w.grant(w.capped(asked.Add(Lease)))
+	w.lease.release()
 }
 
 func (w *watch) refused(found evidence) {
@@ -236,6 +237,7 @@ func (w *watch) refused(found evidence) {
 		w.refusals = 0
 		w.move(Suspect, found.reason)
 		if w.lease != nil {
+			w.lease.hold()
 			w.lease.shorten(now.Add(suspicionAtMost))
 			w.arm()
 		}
@@ -346,6 +348,7 @@ func (w *watch) endLease() {
 	}
 	if w.lease != nil {
 		w.lease.deadline.Store(0)
+		w.lease.release() // those who wait find out that it ended
 	}
 	w.lease, w.timer = nil, nil
 }
@@ -381,7 +384,7 @@ func (w *watch) unusableError() *UnusableError {
 	case w.reason == reasonLease:
 		return leaseError()
 	case w.state == Suspect:
-		return &UnusableError{Reason: w.reason, Since: w.since, RetryAfter: retrySuspect}
+		return &UnusableError{Reason: w.reason, Since: w.since, RetryAfter: retrySuspect, Checking: true}
 	case !revoked(w.reason):
 		return outageError(w.since)
 	}
