@@ -23,6 +23,7 @@ const (
 	Grace        = 15 * time.Minute // of an outage, from the last proof
 	Hold         = time.Hour        // clients of a revoked key are held, then closed
 	VersionEvery = time.Hour        // is the newest version looked for, when the key URL names none
+	versionSoon  = time.Minute      // the same, when the version in use expires within VersionEvery, or did
 )
 
 // Settings say which key protects a resource, and as whom it is used.

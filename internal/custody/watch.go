@@ -62,6 +62,7 @@ type watch struct {
 
 	versionSeen time.Time // when the newest version was last looked for
 	rotating    bool      // it is being looked for now
+	rescuing    bool      // root keys in memory are being moved to it, for this version was disabled
 
 	lease *lease      // nil when there is no right to use the key
 	timer *time.Timer // fires when the lease ends
@@ -141,7 +142,7 @@ func (w *watch) probe(ctx context.Context) {
 		return
 	}
 	r.learn(key, found)
-	if found.verdict == proof && !w.rotating && time.Since(w.versionSeen) >= VersionEvery {
+	if !w.rotating && w.looksForNewest(found) {
 		// Beside the probes: rewrapping many root keys must not hold them up.
 		w.rotating = true
 		w.k.wg.Go(func() { w.rotate(ctx) })
@@ -241,6 +242,9 @@ func (w *watch) refused(found evidence) {
 			w.lease.shorten(now.Add(suspicionAtMost))
 			w.arm()
 		}
+		if found.reason == reasonDisabled {
+			w.startRescue()
+		}
 	}
 	w.refusals++
 	w.reason = found.reason
@@ -248,7 +252,7 @@ func (w *watch) refused(found evidence) {
 	if found.reason == reasonFirewall || found.reason == reasonUnclassified {
 		after, hits = confirmUnclear, confirmUnclearHits
 	}
-	if found.final || w.refusals >= hits && now.Sub(w.since) >= after {
+	if found.final || w.refusals >= hits && now.Sub(w.since) >= after && !w.rescuing {
 		w.unusable(found.reason)
 	}
 }
