@@ -116,6 +116,10 @@ func (k *Keeper) drop(r envelope.ResourceID, err error) {
 
 // replace stores rec in the place of old, and old beside it, in one write.
 func (k *Keeper) replace(ctx context.Context, r envelope.ResourceID, old *wrapRecord, row store.Row, rec *wrapRecord, also []store.RowWrite) error {
+	// A rescue has no longer than its lease, and whoever gave up wants no change.
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("store wrap record: %w", err)
+	}
 	current, err := k.recordWrite(r, currentID, rec, store.AtRevision(row.Revision))
 	if err != nil {
 		return err

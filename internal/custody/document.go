@@ -107,6 +107,32 @@ func (d *Document) Err() error {
 	return d.unusable()
 }
 
+// Settled waits while a first refusal of the key is being confirmed: what a client
+// sent in that time is neither sealed nor acknowledged before it is known whether the
+// key may still be used. It returns what Err then does, or ctx's error. The wait ends
+// by itself, at the latest when the lease does, which a refusal shortens to
+// suspicionAtMost. Without a doubt it costs an atomic load.
+func (d *Document) Settled(ctx context.Context) error {
+	for {
+		d.mu.RLock()
+		err, l := d.unusable(), d.lease
+		d.mu.RUnlock()
+		if err != nil {
+			return err
+		}
+		held := l.held.Load()
+		if held == nil {
+			return nil
+		}
+		select {
+		case <-*held: // the lease may be another one now
+		case <-d.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // Close gives the Document back; its keys are wiped.
 func (d *Document) Close() {
 	d.k.mu.Lock()

@@ -23,6 +23,7 @@ const (
 	Grace        = 15 * time.Minute // of an outage, from the last proof
 	Hold         = time.Hour        // clients of a revoked key are held, then closed
 	VersionEvery = time.Hour        // is the newest version looked for, when the key URL names none
+	versionSoon  = time.Minute      // the same, when the version in use expires within VersionEvery, or did
 )
 
 // Settings say which key protects a resource, and as whom it is used.
@@ -362,11 +363,13 @@ func unfit(key keystore.Key, now time.Time) (reason string, final bool) {
 }
 
 // UnusableError says why a resource's data cannot be served, and until when to wait.
+// Neither Revoked nor Checking: the key store does not answer.
 type UnusableError struct {
 	Reason     string // KeyDisabled, KeyExpired, KeyDeleted, AccessDenied, UnreachableTimeout, ...
 	Since      time.Time
 	RetryAfter time.Duration
-	Revoked    bool // the key store refused; else it does not answer, or is being asked
+	Revoked    bool // the key store refused, and said so again when it was asked
+	Checking   bool // not known yet: it refused once and is being asked again, or was not asked in time
 	Close      bool // revoked for longer than Hold: clients are told to go away for good
 }
 
@@ -401,11 +404,11 @@ func outageError(since time.Time) *UnusableError {
 }
 
 func leaseError() *UnusableError {
-	return &UnusableError{Reason: reasonLease, Since: time.Now(), RetryAfter: retrySuspect}
+	return &UnusableError{Reason: reasonLease, Since: time.Now(), RetryAfter: retrySuspect, Checking: true}
 }
 
 func stoppingError() *UnusableError {
-	return &UnusableError{Reason: reasonStopping, Since: time.Now(), RetryAfter: retrySuspect}
+	return &UnusableError{Reason: reasonStopping, Since: time.Now(), RetryAfter: retrySuspect, Checking: true}
 }
 
 // reasonOf maps a considered refusal to its reason.

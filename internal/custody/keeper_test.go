@@ -170,8 +170,8 @@ func TestOneRefusalIsConfirmedFirst(t *testing.T) {
 			t.Fatalf("status = %+v, want Suspect AccessDenied", s)
 		}
 		u := wantUnusable(t, f.Admit(t.Context(), r), reasonAccessDenied)
-		if u.Revoked || u.RetryAfter != 5*time.Second {
-			t.Errorf("while suspect: %+v, want not Revoked, 5 s", u)
+		if u.Revoked || !u.Checking || u.RetryAfter != 5*time.Second {
+			t.Errorf("while suspect: %+v, want Checking, not Revoked, 5 s", u)
 		}
 		f.vault.set("*", nil)
 		time.Sleep(ConfirmAfter + time.Second)

@@ -61,6 +61,7 @@ const (
 	forCreate reason = "create" // of a resource
 	forUpdate reason = "update" // of a resource's key settings
 	forRotate reason = "rotate" // to the key's newest version
+	forRescue reason = "rescue" // to the newest version, for the one in use was disabled
 )
 
 // kek is a customer's key as one use of it sees it: as one identity, for one reason,

@@ -13,6 +13,10 @@ import (
 type lease struct {
 	base     time.Time    // where the deadline counts from, on the monotonic clock
 	deadline atomic.Int64 // nanoseconds since base
+
+	// held is closed when a doubt about the key is over, one way or the other; nil
+	// when there is none.
+	held atomic.Pointer[chan struct{}]
 }
 
 func newLease(until time.Time) *lease {
@@ -43,5 +47,20 @@ func (l *lease) set(until time.Time) {
 func (l *lease) shorten(until time.Time) {
 	if l.valid() && until.Before(l.base.Add(time.Duration(l.deadline.Load()))) {
 		l.set(until)
+	}
+}
+
+// hold says that the key was refused once, and release that this was decided on. Calls
+// are not concurrent.
+func (l *lease) hold() {
+	if l.held.Load() == nil {
+		c := make(chan struct{})
+		l.held.Store(&c)
+	}
+}
+
+func (l *lease) release() {
+	if c := l.held.Swap(nil); c != nil {
+		close(*c)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/keystore"
 	"github.com/tidelock/tidelock/internal/store"
 )
 
@@ -68,4 +69,95 @@ func (k *Keeper) adoptNewest(ctx context.Context, r envelope.ResourceID) error {
 		return err
 	}
 	return k.rewrap(ctx, r, rewrapping{old: old, row: row, key: key, to: s, version: newest, reason: forRotate})
+}
+
+// looksForNewest says whether it is time to. A version that expired still unwraps, so
+// moving on is possible then too; from one that is disabled only rescue leads on.
+func (w *watch) looksForNewest(found evidence) bool {
+	every := VersionEvery
+	if !w.expires.IsZero() && time.Until(w.expires) < VersionEvery {
+		every = versionSoon
+	}
+	asks := found.verdict == proof || found.verdict == refusal && found.reason == reasonExpired
+	return asks && time.Since(w.versionSeen) >= every
+}
+
+// rescued is a root key on its way to the newest version without the version in use.
+type rescued struct {
+	id  envelope.ResourceID
+	rec *wrapRecord
+	key envelope.RootKey // a copy of its own
+}
+
+// startRescue moves root keys to their key's newest version when the one in use was
+// just refused as disabled: an owner whose key URL names no version may disable the
+// old one as soon as there is a new one. It cannot be asked to unwrap any more, so the
+// root keys that are in memory are wrapped, and only as long as the lease permits to
+// use them. Keeper.mu is held. Disabling the newest version, or a version that the key
+// URL names, stops service as ever.
+func (w *watch) startRescue() {
+	if w.rescuing || !w.lease.valid() {
+		return
+	}
+	var all []rescued
+	for r := range w.members {
+		if !r.loaded || !r.rec.followsNewest() {
+			continue
+		}
+		one := rescued{id: r.id, rec: r.rec}
+		if err := r.key.Use(func(b []byte) (err error) { one.key, err = envelope.ParseRootKey(b); return err }); err == nil {
+			all = append(all, one)
+		}
+	}
+	if len(all) == 0 {
+		return
+	}
+	w.rescuing = true
+	ctx, cancel := context.WithTimeout(w.k.ctx, w.lease.left())
+	w.k.wg.Go(func() {
+		defer cancel()
+		w.k.rescue(ctx, all)
+		w.k.mu.Lock()
+		defer w.k.mu.Unlock()
+		w.rescuing = false
+	})
+}
+
+// rescue wipes the copies it is given.
+func (k *Keeper) rescue(ctx context.Context, all []rescued) {
+	defer func() {
+		for _, one := range all {
+			one.key.Wipe()
+		}
+	}()
+	first := all[0].rec
+	newest, problems := k.check(ctx, Settings{Key: first.configured, Identity: first.Identity}, forRescue)
+	if newest.ID == first.kid {
+		return // the newest was disabled, and means it
+	}
+	if err := problems.or(); err != nil {
+		k.c.Log.WarnContext(ctx, "the key's version in use is disabled, and the newest cannot be used instead", "err", err)
+		return
+	}
+	for _, one := range all {
+		err := k.rescueOne(ctx, one, newest)
+		if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrConflict) {
+			k.c.Log.WarnContext(ctx, "a root key could not be moved off a disabled version", "kid", one.rec.KeyID, "err", err)
+		}
+	}
+}
+
+func (k *Keeper) rescueOne(ctx context.Context, one rescued, newest keystore.Key) error {
+	old, row, err := k.readRecord(ctx, one.id)
+	if err != nil {
+		return err
+	}
+	if old.Generation != one.rec.Generation {
+		return nil // moved meanwhile
+	}
+	if !committed(one.key, one.id, old) {
+		return errMismatch
+	}
+	to := Settings{Key: old.configured, Identity: old.Identity}
+	return k.rewrap(ctx, one.id, rewrapping{old: old, row: row, key: one.key, to: to, version: newest, reason: forRescue})
 }

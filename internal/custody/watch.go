@@ -62,6 +62,7 @@ type watch struct {
 
 	versionSeen time.Time // when the newest version was last looked for
 	rotating    bool      // it is being looked for now
+	rescuing    bool      // root keys in memory are being moved to it, for this version was disabled
 
 	lease *lease      // nil when there is no right to use the key
 	timer *time.Timer // fires when the lease ends
@@ -141,7 +142,7 @@ func (w *watch) probe(ctx context.Context) {
 		return
 	}
 	r.learn(key, found)
-	if found.verdict == proof && !w.rotating && time.Since(w.versionSeen) >= VersionEvery {
+	if !w.rotating && w.looksForNewest(found) {
 		// Beside the probes: rewrapping many root keys must not hold them up.
 		w.rotating = true
 		w.k.wg.Go(func() { w.rotate(ctx) })
@@ -212,6 +213,7 @@ func (w *watch) proven(asked time.Time) {
 		w.lose(leaseError())
 	}
 	w.grant(w.capped(asked.Add(Lease)))
+	w.lease.release()
 }
 
 func (w *watch) refused(found evidence) {
@@ -236,8 +238,12 @@ func (w *watch) refused(found evidence) {
 		w.refusals = 0
 		w.move(Suspect, found.reason)
 		if w.lease != nil {
+			w.lease.hold()
 			w.lease.shorten(now.Add(suspicionAtMost))
 			w.arm()
+		}
+		if found.reason == reasonDisabled {
+			w.startRescue()
 		}
 	}
 	w.refusals++
@@ -246,7 +252,7 @@ func (w *watch) refused(found evidence) {
 	if found.reason == reasonFirewall || found.reason == reasonUnclassified {
 		after, hits = confirmUnclear, confirmUnclearHits
 	}
-	if found.final || w.refusals >= hits && now.Sub(w.since) >= after {
+	if found.final || w.refusals >= hits && now.Sub(w.since) >= after && !w.rescuing {
 		w.unusable(found.reason)
 	}
 }
@@ -346,6 +352,7 @@ func (w *watch) endLease() {
 	}
 	if w.lease != nil {
 		w.lease.deadline.Store(0)
+		w.lease.release() // those who wait find out that it ended
 	}
 	w.lease, w.timer = nil, nil
 }
@@ -381,7 +388,7 @@ func (w *watch) unusableError() *UnusableError {
 	case w.reason == reasonLease:
 		return leaseError()
 	case w.state == Suspect:
-		return &UnusableError{Reason: w.reason, Since: w.since, RetryAfter: retrySuspect}
+		return &UnusableError{Reason: w.reason, Since: w.since, RetryAfter: retrySuspect, Checking: true}
 	case !revoked(w.reason):
 		return outageError(w.since)
 	}

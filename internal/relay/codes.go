@@ -85,16 +85,24 @@ var (
 // used. While the owner may still change his mind, clients are held: they wait and
 // keep what they have not sent. After that they are closed.
 func keyRefusal(e *custody.UnusableError) refusal {
-	r := refusal{code: 503, kind: throttling, message: "CMK_KEY_UNREACHABLE", retryAfter: e.RetryAfter}
-	if e.Revoked {
-		r.message = "CMK_KEY_REVOKED:" + e.Reason
-	}
+	r := refusal{code: 503, kind: throttling, message: keyCode(e), retryAfter: e.RetryAfter}
 	if e.Close {
 		return refusal{code: 403, kind: invalidScope, message: r.message}
 	}
 	// Without a time to wait clients would take 503 for final.
 	r.retryAfter = max(r.retryAfter, time.Second)
 	return r
+}
+
+// keyCode is what clients and operators see of e: contract, never changed.
+func keyCode(e *custody.UnusableError) string {
+	switch {
+	case e.Revoked:
+		return "CMK_KEY_REVOKED:" + e.Reason
+	case e.Checking:
+		return "CMK_KEY_CHECKING"
+	}
+	return "CMK_KEY_UNREACHABLE"
 }
 
 // connectRefusal is the answer to a connect_document that failed with err. fault

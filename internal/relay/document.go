@@ -469,6 +469,9 @@ func (d *document) flush(ctx context.Context) error {
 // commitRecord makes one record durable, then sends its ops to all sessions.
 func (d *document) commitRecord(ctx context.Context, r record) error {
 	first, last := r.ops[0].Seq, r.ops[len(r.ops)-1].Seq
+	if err := d.keys.Settled(ctx); err != nil {
+		return keyLoss(err)
+	}
 	sealed, err := d.writer.Seal(uint64(first), uint64(last), r.plain) // sequence numbers begin at 1
 	if err != nil {
 		return fmt.Errorf("seal ops %d..%d: %w", first, last, err)
@@ -476,8 +479,8 @@ func (d *document) commitRecord(ctx context.Context, r record) error {
 	if err := d.st.Append(ctx, sealed); err != nil {
 		return fmt.Errorf("append ops %d..%d: %w", first, last, err)
 	}
-	// Durable, but not to be shown if the key was lost meanwhile.
-	if err := d.keys.Err(); err != nil {
+	// Durable, but not to be shown if the key was lost meanwhile, or may have been.
+	if err := d.keys.Settled(ctx); err != nil {
 		return keyLoss(err)
 	}
 	d.durable = last

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -204,6 +205,135 @@ func TestKeyLostDuringAppend(t *testing.T) {
 		a.awaitEnd()
 		for _, op := range a.drain() {
 			t.Errorf("got op %d %s after the key was lost", op.Seq, op.Type)
+		}
+	})
+}
+
+// awaitSuspect waits until the key store's first refusal was met, and not confirmed.
+func (r *rig) awaitSuspect() {
+	r.t.Helper()
+	for limit := time.Now().Add(time.Minute); r.keeper.Status(r.tenant.Resource).State != custody.Suspect; time.Sleep(time.Second) {
+		if time.Now().After(limit) {
+			r.t.Fatalf("status %+v after a minute, want Suspect", r.keeper.Status(r.tenant.Resource))
+		}
+	}
+}
+
+// While a refusal is being confirmed, ops are neither sealed nor acknowledged, and
+// newcomers are told the truth: nobody knows yet.
+func TestOpsAreHeldWhileARefusalIsBeingConfirmed(t *testing.T) {
+	t.Run("Cleared", func(t *testing.T) {
+		keyBubble(t, func(t *testing.T, r *rig, v *switchVault) {
+			id := r.create()
+			a := r.join(id)
+			a.submit("before")
+			a.awaitMine(1)
+			v.set(keystore.Disabled)
+			r.awaitSuspect()
+			var appends atomic.Int32
+			r.store.onAppend(func(ctx context.Context, app store.Append) error {
+				appends.Add(1)
+				return r.store.Store.Append(ctx, app)
+			})
+			a.submit("held")
+			synctest.Wait()
+			if n := appends.Load(); n != 0 {
+				t.Errorf("%d appends while the key is in doubt, want none", n)
+			}
+			b := r.dial()
+			want := connectError{Code: 503, Message: "CMK_KEY_CHECKING", CanRetry: true, RetryAfter: 5, RetryAfterMS: 5000}
+			if got := b.connectErrorOf(connectBody(id, r.token(id), "write")); got != want {
+				t.Errorf("connect: %+v, want %+v", got, want)
+			}
+			b.close()
+			v.set(0)
+			if got := strings.Join(contentsOf(t, a.awaitMine(2)), ","); got != "before,held" {
+				t.Errorf("after the doubt was over got %q, want before,held", got)
+			}
+			a.close()
+		})
+	})
+	t.Run("Confirmed", func(t *testing.T) {
+		keyBubble(t, func(t *testing.T, r *rig, v *switchVault) {
+			id := r.create()
+			a := r.join(id)
+			a.submit("before")
+			a.awaitMine(1)
+			v.set(keystore.Disabled)
+			r.awaitSuspect()
+			a.submit("held")
+			nack := a.awaitNackWithin(t, 10*time.Second)
+			if got, want := nack.Content.Message, "CMK_KEY_REVOKED:KeyDisabled"; got != want {
+				t.Errorf("nack %q, want %q", got, want)
+			}
+			a.awaitEnd()
+			for _, op := range a.drain() {
+				t.Errorf("got op %d %s while the key was in doubt", op.Seq, op.Type)
+			}
+			v.set(0)
+			time.Sleep(30 * time.Second)
+			b := r.join(id)
+			b.submit("after")
+			b.awaitMine(1)
+			if got := strings.Join(contentsOf(t, r.log(id)), ","); got != "before,after" {
+				t.Errorf("log has %q, want before,after", got)
+			}
+			b.close()
+		})
+	})
+}
+
+// An append that was under way when the doubt began is durable, and not shown before
+// it is over.
+func TestAppendUnderWayWhenTheDoubtBeginsIsShownAfterIt(t *testing.T) {
+	keyBubble(t, func(t *testing.T, r *rig, v *switchVault) {
+		id := r.create()
+		a := r.join(id)
+		synctest.Wait()
+		a.drain()
+		gate := make(chan struct{})
+		r.store.onAppend(func(ctx context.Context, app store.Append) error {
+			<-gate
+			return r.store.Store.Append(ctx, app)
+		})
+		a.submit("held")
+		synctest.Wait()
+		v.set(keystore.Disabled)
+		r.awaitSuspect()
+		close(gate)
+		synctest.Wait()
+		for _, op := range a.drain() {
+			t.Errorf("got op %d %s while the key was in doubt", op.Seq, op.Type)
+		}
+		v.set(0)
+		a.awaitMine(1)
+		a.close()
+	})
+}
+
+// A doubt does not keep a document from being deleted, nor the server from stopping.
+func TestADoubtHoldsUpNeitherDeletionNorStop(t *testing.T) {
+	keyBubble(t, func(t *testing.T, r *rig, v *switchVault) {
+		kept, deleted := r.create(), r.create()
+		a, b := r.join(kept), r.join(deleted)
+		synctest.Wait()
+		v.set(keystore.Disabled)
+		r.awaitSuspect()
+		a.submit("held")
+		b.submit("held")
+		synctest.Wait()
+		at := time.Now()
+		token := r.token(deleted, withScopes("doc:read", "doc:write", "doc:delete"))
+		if got := r.call("DELETE", "/documents/t1/document/"+deleted, token, ""); got.status != 204 {
+			t.Errorf("delete: %d %s, want 204", got.status, got.body)
+		}
+		b.awaitEnd()
+		if took := time.Since(at); took > 0 {
+			t.Errorf("deleting took %v, want no time", took)
+		}
+		r.restart() // in order, within its minute
+		if took := time.Since(at); took > 10*time.Second {
+			t.Errorf("stopping took %v, want no longer than the confirmation", took)
 		}
 	})
 }

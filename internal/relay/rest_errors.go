@@ -104,9 +104,11 @@ func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) 
 // answerUnusable says that the document's key cannot be used. held: the client has
 // not connected yet, see keyError.
 func answerUnusable(w http.ResponseWriter, e *custody.UnusableError, held bool) {
-	detail := restDetail{Code: "CMK_KEY_UNREACHABLE", Message: "The key store that holds this relay's customer-managed key does not answer."}
-	if e.Revoked {
-		detail.Code = "CMK_KEY_REVOKED:" + e.Reason
+	detail := restDetail{Code: keyCode(e), Message: "The key store that holds this relay's customer-managed key does not answer."}
+	switch {
+	case e.Checking:
+		detail.Message = "It is being checked whether the customer-managed key of this relay may still be used."
+	case e.Revoked:
 		detail.Message = "The customer-managed key of this relay cannot be used (" + e.Reason + "): its owner must make it usable again."
 		if !held || e.Close {
 			detail.IsFatal = true

@@ -505,6 +505,7 @@ func TestRESTWithoutKey(t *testing.T) {
 		// Statuses of: discovery and creation, content.
 		connect, content int
 	}{
+		{"Checking", keystore.Disabled, 0, 503, 503},
 		{"Revoked", keystore.Disabled, 2 * time.Minute, 503, 403},
 		{"RevokedForLong", keystore.Disabled, 2 * time.Hour, 403, 403},
 		{"Unreachable", keystore.Unreachable, 20 * time.Minute, 503, 503},
@@ -513,6 +514,9 @@ func TestRESTWithoutKey(t *testing.T) {
 			keyBubble(t, func(t *testing.T, r *rig, v *switchVault) {
 				id, deleted := r.create(), r.create()
 				v.set(test.class)
+				if test.after == 0 {
+					r.awaitSuspect()
+				}
 				time.Sleep(test.after) // the bubble's time
 				token := r.token(id)
 				for path, want := range map[string]int{
