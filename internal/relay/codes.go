@@ -71,6 +71,8 @@ var (
 	connectUnknown = refusal{code: 404, message: "Document is deleted and cannot be accessed."}
 	// The client tries a fresh token, then gives up: this one does not let it read.
 	connectNoRead = refusal{code: 403, message: "Missing doc:read scope in token claims"}
+	// The client tries a fresh token, then gives up: this one was revoked.
+	connectRevoked = refusal{code: 403, message: errRevokedSock.Message, internal: "TokenRevoked"}
 	// The client waits, then tries again.
 	connectTooMany = refusal{code: 429, message: "Too Many Clients Connected to Document", retryAfter: 5 * time.Minute}
 	// The client waits, then tries again, by then at the next process.
@@ -115,6 +117,8 @@ func connectRefusal(err error) (r refusal, fault bool) {
 	switch {
 	case errors.As(err, &full):
 		return connectThrottled(full.retryAfter), false
+	case errors.Is(err, errRevokedSock):
+		return connectRevoked, false
 	case errors.As(err, &auth):
 		return refusal{code: auth.Status, message: auth.Message}, false
 	case errors.As(err, &key):

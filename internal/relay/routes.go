@@ -67,6 +67,10 @@ var restRoutes = []route{
 	{"DELETE", "/documents/{tenant}/document/{id}", ordererFace, toWrite, noBody, quick, (*Server).deleteDocument},
 	{"POST", "/documents/{tenant}/document/{id}/revokeToken", ordererFace, toWrite, smallBody, quick, (*Server).revokeToken},
 	{"GET", "/deltas/{tenant}/{id}", ordererFace, toRead, noBody, slow, (*Server).getDeltas},
+	// No current client calls these. v1 adds what a summary's log tail has, raw is what
+	// was not sequenced yet: here the log has every op, and no op before its number.
+	{"GET", "/deltas/v1/{tenant}/{id}", ordererFace, toRead, noBody, slow, (*Server).getDeltas}, // see deltasPath
+	{"GET", "/deltas/raw/{tenant}/{id}", ordererFace, toRead, noBody, slow, (*Server).getDeltas},
 	{"POST", "/api/v1/{tenant}/{id}/broadcast-signal", ordererFace, toWrite, smallBody, quick, (*Server).broadcastSignal},
 
 	{"POST", "/repos/{tenant}/git/blobs", storageFace, toWrite, largeBody, slow, (*Server).postBlob},
@@ -126,8 +130,23 @@ func (s *Server) routes() http.Handler {
 				w.Header().Set(correlationHeader, id)
 			}
 		}
+		r.URL.Path, r.URL.RawPath = deltasPath(r.URL.Path), deltasPath(r.URL.RawPath)
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// deltasPath turns /deltas/{tenant}/{id}/v1 into /deltas/v1/{tenant}/{id}, which
+// means the same. The mux takes only one of them: with a tenant or document called
+// v1 either could be meant.
+func deltasPath(path string) string {
+	rest, ok := strings.CutPrefix(path, "/deltas/")
+	if !ok || strings.Count(rest, "/") != 2 {
+		return path
+	}
+	if names, ok := strings.CutSuffix(rest, "/v1"); ok {
+		return "/deltas/v1/" + names
+	}
+	return path
 }
 
 const correlationHeader = "X-Correlation-Id"

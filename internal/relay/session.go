@@ -22,6 +22,7 @@ type session struct {
 	doc        *document
 	release    func()      // gives doc back
 	expiry     *time.Timer // cuts the socket when the token is over
+	jti        string      // of the token, for its revocation
 	writer     bool        // connected for writing
 	mayWrite   bool        // its token has doc:write, whatever it is connected for
 	summarizer bool        // may send summarize ops
@@ -98,6 +99,7 @@ func newSession(sock *socketio.Socket, m connectMessage, version string, c claim
 	s := &session{
 		id:         sequencer.ClientID(newUUID()),
 		sock:       sock,
+		jti:        c.JTI,
 		mayWrite:   c.has(docWrite),
 		summarizer: slices.Contains(scopes, summaryWrite),
 		signalsV2:  m.signalsV2,

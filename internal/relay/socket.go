@@ -154,6 +154,10 @@ func (c *connection) join(ctx context.Context, m connectMessage, version string)
 		return nil, err
 	}
 	session.expiry = time.AfterFunc(time.Until(claims.Expires), func() { c.sock.Close("token expired") })
+	// A revocation between our check and our arrival looked for us too early.
+	if err := c.s.checkRevoked(ctx, claims, socketFace); err != nil {
+		c.sock.Close("token revoked")
+	}
 	return session, nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +23,9 @@ const (
 	maxTokenBytes = 16 << 10
 	// maxTokenLife is the longest a token may be valid for, from iat to exp.
 	maxTokenLife = time.Hour
+	// maxTokenAhead is how far the clock of who issues tokens may be ahead of ours. A
+	// token from further on would outlive its revocation.
+	maxTokenAhead = 5 * time.Minute
 )
 
 // claims are the claims of a token. Source: ITokenClaims of the Fluid protocol
@@ -84,7 +86,8 @@ var (
 )
 
 // checkToken checks all of a token but what a single call wants on top: that it is
-// of this tenant and document, lives, and is signed with one of the tenant's keys.
+// of this tenant and document, lives, is signed with one of the tenant's keys, and
+// was not revoked.
 // documentID "" is not compared. The error is an *authError, or internal.
 func (s *Server) checkToken(ctx context.Context, raw, tenantID, documentID string, face tokenFace) (claims, Tenant, error) {
 	c, err := checkClaims(raw, tenantID, documentID, face)
@@ -93,6 +96,9 @@ func (s *Server) checkToken(ctx context.Context, raw, tenantID, documentID strin
 	}
 	t, err := s.checkSignature(ctx, raw, c)
 	if err != nil {
+		return claims{}, Tenant{}, err
+	}
+	if err := s.checkRevoked(ctx, c, face); err != nil {
 		return claims{}, Tenant{}, err
 	}
 	return c, t, nil
@@ -116,6 +122,8 @@ func checkClaims(raw, tenantID, documentID string, face tokenFace) (claims, erro
 	case len(c.Scopes) == 0:
 		return claims{}, errNoScopes[face]
 	case c.IssuedAt.IsZero() || c.Expires.IsZero() || life <= 0 || life > maxTokenLife:
+		return claims{}, errTokenLife[face]
+	case c.IssuedAt.After(time.Now().Add(maxTokenAhead)):
 		return claims{}, errTokenLife[face]
 	case face == restFace && c.expired():
 		return claims{}, errExpired
@@ -291,8 +299,10 @@ func (s *Server) authorize(row *route, c *call) error {
 			return &authError{http.StatusForbidden, "Permission denied. Insufficient scopes. Required scopes: " + strings.Join(row.scopes, ",")}
 		}
 	}
-	c.tenant, err = s.checkSignature(c.r.Context(), raw, c.claims)
-	return err
+	if c.tenant, err = s.checkSignature(c.r.Context(), raw, c.claims); err != nil {
+		return err
+	}
+	return s.checkRevoked(c.r.Context(), c.claims, restFace)
 }
 
 // tokenOf takes the token from the Authorization header, as the face has it.
@@ -337,25 +347,18 @@ func (s *Server) usedTokenKey(raw string) store.RowKey {
 // useToken marks a token as used, durably; errTokenUsed if it was.
 func (s *Server) useToken(ctx context.Context, c *call) error {
 	key := s.usedTokenKey(c.token)
-	end := binary.BigEndian.AppendUint64(nil, uint64(c.claims.Expires.UnixMilli())) // numericDate allows no negative one
-	sealed, err := s.c.Service.SealRow(string(usedTokens), key.Partition, key.Name, end)
+	write, err := s.endWrite(key, c.claims.Expires)
 	if err != nil {
-		return fmt.Errorf("seal used token: %w", err)
+		return err
 	}
-	writes := []store.RowWrite{{RowKey: key, Value: &sealed, Expect: store.Absent}}
-	// Names are hashes: those after this one are a random sample.
-	rows, err := s.c.Store.ListRows(ctx, usedTokens, key.Partition, key.Name, sweepTokens)
+	write.Expect = store.Absent
+	ended, err := s.endedRows(ctx, key)
 	if err != nil {
-		return fmt.Errorf("list used tokens: %w", err)
+		return err
 	}
-	for _, row := range rows {
-		plain, err := s.c.Service.OpenRow(string(usedTokens), row.Partition, row.Name, row.Value)
-		if err != nil || len(plain) != 8 {
-			return fmt.Errorf("%w: used token: %w", store.ErrCorrupt, err)
-		}
-		if ended := time.UnixMilli(int64(binary.BigEndian.Uint64(plain))); time.Now().After(ended) {
-			writes = append(writes, store.RowWrite{RowKey: row.RowKey})
-		}
+	writes := []store.RowWrite{write}
+	for _, row := range ended {
+		writes = append(writes, store.RowWrite{RowKey: row.RowKey})
 	}
 	err = s.c.Store.WriteRows(ctx, writes)
 	if errors.Is(err, store.ErrConflict) { // only the first write expects anything

@@ -91,6 +91,14 @@ func TestCheckToken(t *testing.T) {
 		{"NoIssue", without("iat"), 403, "Invalid token expiry", 403, "Invalid token expiry"},
 		{"NegativeExpiry", set("exp", -1), 403, "Missing token claims.", 401, "Invalid token"},
 		{"EndsBeforeItBegins", with(func(m jwt.MapClaims) { m["iat"] = time.Now().Add(2 * time.Hour).Unix() }), 403, "Invalid token expiry", 403, "Invalid token expiry"},
+		{"ClockAhead", with(func(m jwt.MapClaims) {
+			at := time.Now().Add(maxTokenAhead)
+			m["iat"], m["exp"] = at.Unix(), at.Add(maxTokenLife).Unix()
+		}), 0, "", 0, ""},
+		{"FromTheFuture", with(func(m jwt.MapClaims) {
+			at := time.Now().Add(maxTokenAhead + time.Second)
+			m["iat"], m["exp"] = at.Unix(), at.Add(maxTokenLife).Unix()
+		}), 403, "Invalid token expiry", 403, "Invalid token expiry"},
 		{"Expired", with(expired), 401, "Expired token", 401, "Token expired validated with key1."},
 		{"ExpiredAndForged", func(r *rig) string { return swapSignature(r.token("d", expired)) }, 401, "Expired token", 403, "Invalid token validated with key2."},
 		{"Forged", func(r *rig) string { return swapSignature(r.token("d")) }, 403, "Invalid token validated with key2.", 403, "Invalid token validated with key2."},
