@@ -24,6 +24,9 @@ func serveCommand(o *cli.Options) *cobra.Command {
 			return err
 		}
 		fmt.Fprintf(o.Out, "tidelock: relay at %s, management at %s\n", server.RelayURL(), server.ManagementURL())
+		if url := server.MetricsURL(); url != "" {
+			fmt.Fprintf(o.Out, "tidelock: metrics at %s\n", url)
+		}
 		return server.Serve(c.Context())
 	}}
 	f.register(c)
@@ -91,6 +94,7 @@ type serveFlags struct {
 func (f *serveFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.config.RelayAddr, "relay", "127.0.0.1:7070", "address of the relay listener")
 	c.Flags().StringVar(&f.config.ManagementAddr, "management", "127.0.0.1:8443", "address of the management listener (always TLS)")
+	c.Flags().StringVar(&f.config.MetricsAddr, "metrics", "", "address of a listener for Prometheus metrics, on loopback, such as 127.0.0.1:9464 (default: none)")
 	c.Flags().StringVar(&f.config.RelayURL, "relay-url", "", "how clients reach the relay (default: the listener's address)")
 	c.Flags().StringVar(&f.config.RelayCert, "relay-cert", "", "PEM certificate: the relay then speaks TLS")
 	c.Flags().StringVar(&f.config.RelayKey, "relay-key", "", "PEM private key of --relay-cert")

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidelock/tidelock/internal/custody"
@@ -17,6 +18,7 @@ import (
 	"github.com/tidelock/tidelock/internal/keystore"
 	"github.com/tidelock/tidelock/internal/relay"
 	"github.com/tidelock/tidelock/internal/store"
+	"github.com/tidelock/tidelock/internal/store/metered"
 	"github.com/tidelock/tidelock/internal/store/pebble"
 	"github.com/tidelock/tidelock/internal/vault"
 )
@@ -30,6 +32,10 @@ type App struct {
 
 	relayListener, managementListener net.Listener
 	relayHTTP, managementHTTP         *http.Server
+
+	metrics         *prometheus.Registry
+	metricsListener net.Listener // nil: nobody asked for one
+	metricsHTTP     *http.Server
 
 	store   store.Store
 	entra   *entra.Service
@@ -45,7 +51,7 @@ const drainTime = 20 * time.Second
 // Open takes the addresses, opens the data directory, making what is not there,
 // and wires everything. On an error nothing is left open.
 func Open(ctx context.Context, c Config) (_ *App, err error) {
-	a := &App{}
+	a := &App{metrics: newRegistry()}
 	if a.c, err = c.withDefaults(); err != nil {
 		return nil, err
 	}
@@ -61,15 +67,22 @@ func Open(ctx context.Context, c Config) (_ *App, err error) {
 	if a.managementListener, err = bind(ctx, a.c.ManagementAddr, "--management"); err != nil {
 		return nil, err
 	}
+	if a.c.MetricsAddr != "" {
+		if a.metricsListener, err = bind(ctx, a.c.MetricsAddr, "--metrics"); err != nil {
+			return nil, err
+		}
+	}
 	if a.service, err = loadServiceKey(a.c.DataDir); err != nil {
 		return nil, err
 	}
 	if a.authority, err = loadAuthority(a.c.DataDir); err != nil {
 		return nil, err
 	}
-	if a.store, err = pebble.Open(pebble.Options{Dir: a.c.DataDir, Log: a.c.Log}); err != nil {
+	engine, err := pebble.Open(pebble.Options{Dir: a.c.DataDir, Log: a.c.Log})
+	if err != nil {
 		return nil, err
 	}
+	a.store = metered.New(engine, a.metrics)
 	if err := a.wire(ctx); err != nil {
 		return nil, err
 	}
@@ -104,7 +117,7 @@ func (a *App) wire(ctx context.Context) (err error) {
 	})
 	hosts := keystore.Hosts{Suffixes: []string{"vault." + Domain}}
 	a.custody = custody.New(custody.Config{
-		Store: a.store, Service: a.service, Hosts: hosts, Log: a.c.Log,
+		Store: a.store, Service: a.service, Hosts: hosts, Log: a.c.Log, Metrics: a.metrics,
 		KeyStore: a.keyStores().client,
 	})
 	management, err := a.wireManagement(ctx, hosts)
@@ -121,6 +134,7 @@ func (a *App) wire(ctx context.Context) (err error) {
 	}
 	a.managementHTTP = httpServer(management, managementTLS, a.c.Log)
 	a.relayHTTP = httpServer(a.relay.Handler(), relayTLS, a.c.Log)
+	a.metricsHTTP = httpServer(metricsHandler(a.metrics), nil, a.c.Log)
 	return nil
 }
 
@@ -130,6 +144,9 @@ func (a *App) Serve(ctx context.Context) error {
 	g, serving := errgroup.WithContext(ctx)
 	g.Go(func() error { return served(a.serveRelay()) })
 	g.Go(func() error { return served(a.managementHTTP.ServeTLS(a.managementListener, "", "")) })
+	if a.metricsListener != nil {
+		g.Go(func() error { return served(a.metricsHTTP.Serve(a.metricsListener)) })
+	}
 	g.Go(func() error {
 		<-serving.Done()
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
@@ -163,12 +180,13 @@ func (a *App) stop(ctx context.Context) error {
 		a.managementHTTP.Shutdown(ctx),
 	}
 	a.custody.Close()
-	return errors.Join(append(errs, a.store.Close())...)
+	// The metrics last: that a stop takes long can be watched.
+	return errors.Join(append(errs, a.store.Close(), a.metricsHTTP.Shutdown(ctx))...)
 }
 
 // Close gives up a server that was opened and is not served.
 func (a *App) Close() {
-	for _, l := range []net.Listener{a.relayListener, a.managementListener} {
+	for _, l := range []net.Listener{a.relayListener, a.managementListener, a.metricsListener} {
 		if l != nil {
 			_ = l.Close() // nothing was served: there is nobody to tell
 		}
@@ -194,6 +212,14 @@ func (a *App) RelayURL() string {
 		scheme = "https://"
 	}
 	return scheme + a.relayListener.Addr().String()
+}
+
+// MetricsURL is where the metrics are served, or empty.
+func (a *App) MetricsURL() string {
+	if a.metricsListener == nil {
+		return ""
+	}
+	return "http://" + a.metricsListener.Addr().String() + "/metrics"
 }
 
 // ManagementURL is the resource manager's and the authority's URL.

@@ -19,6 +19,7 @@ type Config struct {
 	DataDir        string // DefaultDataDir
 	RelayAddr      string // "127.0.0.1:7070"
 	ManagementAddr string // "127.0.0.1:8443"
+	MetricsAddr    string // "": metrics are not served. They carry no secrets, and there is no TLS: loopback only.
 	// RelayURL is how Fluid clients reach the relay; it is what ARM shows as the
 	// endpoints. Default: the address of the relay listener.
 	RelayURL string
@@ -88,6 +89,9 @@ func (c Config) check() error {
 	}
 	if !loopback(c.ManagementAddr) {
 		return fmt.Errorf("--management %s must be a loopback address such as 127.0.0.1:8443: its certificate is good for no other; reach it from elsewhere through a tunnel", c.ManagementAddr)
+	}
+	if c.MetricsAddr != "" && !loopback(c.MetricsAddr) {
+		return fmt.Errorf("--metrics %s must be a loopback address such as 127.0.0.1:9464: it speaks plain HTTP to anyone; scrape it from elsewhere through an agent or a proxy on this host", c.MetricsAddr)
 	}
 	if c.RelayURL != "" {
 		u, err := url.Parse(c.RelayURL)

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/keystore"
 	"github.com/tidelock/tidelock/internal/store"
@@ -291,6 +293,7 @@ type fixture struct {
 	store   *rowStore
 	service envelope.ServiceKey
 	log     *bytes.Buffer
+	metrics *prometheus.Registry // of this start
 	*Keeper
 }
 
@@ -303,8 +306,10 @@ func newFixture(t *testing.T) *fixture {
 }
 
 func (f *fixture) start() {
+	f.metrics = prometheus.NewRegistry()
 	f.Keeper = New(Config{
-		Store: f.store, Service: f.service, KeyStore: f.vault.as, Hosts: hosts,
+		Metrics: f.metrics,
+		Store:   f.store, Service: f.service, KeyStore: f.vault.as, Hosts: hosts,
 		Log: slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 }

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/keystore"
 	"github.com/tidelock/tidelock/internal/store"
@@ -42,6 +44,7 @@ type Config struct {
 	KeyStore func(identity string) keystore.Client
 	Hosts    keystore.Hosts // to parse the key ids of stored wrap records
 	Log      *slog.Logger
+	Metrics  prometheus.Registerer // where the metrics are registered; nil: nowhere
 }
 
 // Keeper keeps the keys of all resources. It is safe for concurrent use.
@@ -50,6 +53,7 @@ type Keeper struct {
 	ctx  context.Context //nolint:containedctx // the life of the watches, ended by Close
 	stop context.CancelFunc
 	wg   sync.WaitGroup // watches
+	m    *metrics
 
 	mu      sync.Mutex // guards all below, and the fields of root and watch; never held across I/O
 	closed  bool
@@ -73,14 +77,19 @@ type root struct {
 // New returns a keeper.
 func New(c Config) *Keeper {
 	ctx, stop := context.WithCancel(context.Background())
-	return &Keeper{
+	k := &Keeper{
 		c:       c,
 		ctx:     ctx,
 		stop:    stop,
+		m:       newMetrics(c.Metrics),
 		roots:   map[envelope.ResourceID]*root{},
 		watches: map[watchKey]*watch{},
 		loading: map[envelope.ResourceID]chan struct{}{},
 	}
+	if c.Metrics != nil {
+		c.Metrics.MustRegister(gauges{k})
+	}
+	return k
 }
 
 // Close wipes all keys; every Document ends.

@@ -59,6 +59,7 @@ type watch struct {
 	refusals  int       // in a row, while suspect
 	noHost    time.Time // first failure to find the host; zero: it is found
 	faults    int       // in a row, while unreachable
+	failed    time.Time // the last look that gave no proof
 
 	versionSeen time.Time // when the newest version was last looked for
 	rotating    bool      // it is being looked for now
@@ -134,6 +135,7 @@ func (w *watch) probe(ctx context.Context) {
 	w.k.mu.Unlock()
 
 	key, found := w.k.examine(ctx, r.id, rec, forProbe)
+	w.k.m.probes[found.verdict].Inc()
 
 	w.k.mu.Lock()
 	defer w.k.mu.Unlock()
@@ -179,6 +181,9 @@ func (w *watch) learn(found evidence) {
 		// Permission to get was taken away, and the expiry known before that has passed.
 		found = evidence{verdict: refusal, reason: reasonExpired, final: true}
 	}
+	if found.verdict == refusal || found.verdict == outage {
+		w.failed = time.Now()
+	}
 	switch found.verdict {
 	case proof:
 		w.proven(found.asked)
@@ -206,6 +211,9 @@ func (w *watch) proven(asked time.Time) {
 	}
 	w.lastProof = asked
 	w.refusals, w.faults, w.noHost = 0, 0, time.Time{}
+	if w.state == Unusable && w.reason != reasonLease {
+		w.k.m.recovered(w.failed, w.since)
+	}
 	w.move(Healthy, "")
 	if w.lease != nil && !w.lease.valid() {
 		// The process was paused, and nobody saw the lease run out. Nothing that was
@@ -334,8 +342,12 @@ func (w *watch) leaseEnded(l *lease) {
 
 // unusable ends the lease and wipes every key under it.
 func (w *watch) unusable(reason string) {
+	serving, refused := w.lease != nil, w.refusedSince()
 	w.move(Unusable, reason)
 	w.lose(w.unusableError())
+	if serving && revoked(reason) {
+		w.k.m.enforced(refused)
+	}
 	w.wake() // the schedule is another one now
 }
 

@@ -11,6 +11,8 @@ import (
 // and advanced by Apply.
 type State struct {
 	Head    string                  `json:"head"`    // commit id of the newest accepted summary
+	HeadSeq sequencer.Seq           `json:"headSeq"` // the last op in it; 0 for the summary that made the document
+	HeadAt  int64                   `json:"headAt"`  // when it was accepted, ms since 1970; 0 likewise
 	Pending []sequencer.SequencedOp `json:"pending"` // summarize ops without ack or nack yet, in order
 }
 
@@ -39,9 +41,13 @@ func (s *State) Apply(op sequencer.SequencedOp) {
 		if err := json.Unmarshal(op.Contents, &a); err != nil {
 			return // not made by Judge
 		}
+		var covers sequencer.Seq
+		if i := slices.IndexFunc(s.Pending, func(p sequencer.SequencedOp) bool { return p.Seq == a.Proposal.Seq }); i >= 0 {
+			covers = s.Pending[i].RSN
+		}
 		s.Pending = slices.DeleteFunc(s.Pending, func(p sequencer.SequencedOp) bool { return p.Seq == a.Proposal.Seq })
 		if op.Type == sequencer.TypeSummaryAck {
-			s.Head = a.Handle
+			s.Head, s.HeadSeq, s.HeadAt = a.Handle, covers, op.Timestamp
 		}
 	}
 }

@@ -58,12 +58,14 @@ type document struct {
 	st     store.Store
 	keys   *custody.Document
 	hist   *history.Document
+	m      *metrics
 	inbox  *inbox
 	ended  chan struct{} // closed once nothing is served any more
 
 	maxClients int // sessions that it takes
 
 	jobs sync.WaitGroup // what run started and waits for
+	tail tail           // written by run, read by anyone
 
 	// Owned by run; no lock.
 	seq     *sequencer.Sequencer
@@ -249,7 +251,9 @@ func (d *document) end(cause error) {
 	var key *custody.UnusableError
 	for _, s := range d.sessions {
 		if errors.As(cause, &key) {
-			s.sock.Send(nackFrame(keyRefusal(key)))
+			r := keyRefusal(key)
+			d.m.nacked(r.code)
+			s.sock.Send(nackFrame(r))
 		}
 		s.sock.Close(closeReason(cause))
 	}
@@ -337,6 +341,7 @@ func (d *document) handle(c command) {
 	case verdictCommand:
 		d.judging = false
 		v := c.verdict
+		d.m.judged(v)
 		d.emit(d.seq.Server(time.Now(), v.Type, v.Contents, v.Data))
 	case stopCommand:
 		d.stop = c.cause
@@ -403,6 +408,7 @@ func (d *document) handleSubmit(c submitCommand) {
 	for _, op := range c.ops {
 		sequenced, nack := d.seq.Submit(time.Now(), c.s.id, op)
 		if nack != nil {
+			d.m.nacked(nack.Code)
 			d.batch.nacks = append(d.batch.nacks, pendingNack{c.s, sequencerNackFrame(d.idJSON, op, nack)})
 		}
 		if sequenced != nil {
@@ -476,9 +482,12 @@ func (d *document) commitRecord(ctx context.Context, r record) error {
 	if err != nil {
 		return fmt.Errorf("seal ops %d..%d: %w", first, last, err)
 	}
+	started := time.Now()
 	if err := d.st.Append(ctx, sealed); err != nil {
 		return fmt.Errorf("append ops %d..%d: %w", first, last, err)
 	}
+	d.m.appendSeconds.Observe(time.Since(started).Seconds())
+	d.m.ops.Add(float64(len(r.ops)))
 	// Durable, but not to be shown if the key was lost meanwhile, or may have been.
 	if err := d.keys.Settled(ctx); err != nil {
 		return keyLoss(err)
@@ -489,6 +498,7 @@ func (d *document) commitRecord(ctx context.Context, r record) error {
 		d.state.Apply(op)
 	}
 	d.unsaved += len(r.ops)
+	d.noteTail()
 	return nil
 }
 

@@ -278,6 +278,12 @@ const summaryBody = `{"type":"channel","message":"","sequenceNumber":0,"entries"
 // propose uploads a summary and sends its summarize op.
 func (c *client) propose(r *rig) {
 	c.t.Helper()
+	c.proposeAt(r, 1)
+}
+
+// proposeAt proposes a summary of the ops up to seq.
+func (c *client) proposeAt(r *rig, seq sequencer.Seq) {
+	c.t.Helper()
 	r.use(c.document, func(d *document) {
 		tree, err := d.store().UploadSummary(c.t.Context(), []byte(summaryBody))
 		if err != nil {
@@ -285,7 +291,7 @@ func (c *client) propose(r *rig) {
 		}
 		op := c.op("")
 		op["type"] = "summarize"
-		op["referenceSequenceNumber"] = 1
+		op["referenceSequenceNumber"] = seq
 		op["contents"] = string(encode(map[string]any{
 			"handle": tree, "head": d.head(), "message": "Summary @1:1", "parents": []string{d.head()},
 			"details": map[string]any{"includesProtocolTree": false},

@@ -161,7 +161,9 @@ func (e *entry) stop(cause error) {
 
 // keep loads a document and runs it to its end.
 func (s *Server) keep(e *entry, t Tenant, id string) {
+	started := time.Now()
 	e.doc, e.err = s.load(s.base, t, id)
+	s.m.loadSeconds[loadResult(e.err)].Observe(time.Since(started).Seconds())
 	close(e.ready)
 	if e.err == nil {
 		e.doc.run(s.base)
@@ -214,7 +216,7 @@ func (s *Server) load(ctx context.Context, t Tenant, id string) (*document, erro
 		keys.Close()
 		return nil, err
 	}
-	return &document{
+	d := &document{
 		id:         id,
 		idJSON:     encode(id),
 		log:        s.c.Log.With("tenant_id", t.ID, "document_id", id),
@@ -222,6 +224,7 @@ func (s *Server) load(ctx context.Context, t Tenant, id string) (*document, erro
 		keys:       keys,
 		hist:       history.New(keys, s.c.Store).WithLimits(s.c.Limits.history()),
 		maxClients: s.c.Limits.ClientsPerDocument,
+		m:          s.m,
 		inbox:      newInbox(),
 		ended:      make(chan struct{}),
 		seq:        got.seq,
@@ -232,7 +235,10 @@ func (s *Server) load(ctx context.Context, t Tenant, id string) (*document, erro
 		byClient:   map[sequencer.ClientID]*session{},
 		commit:     got.state.Head,
 		lastAccess: r.LastAccess,
-	}, nil
+	}
+	d.tail.summaryAt.Store(r.CreatedAt.UnixMilli())
+	d.noteTail()
+	return d, nil
 }
 
 // create makes a document and returns its id, which is random: an id that a

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/gorilla/websocket"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidelock/tidelock/internal/custody"
 	"github.com/tidelock/tidelock/internal/envelope"
@@ -52,6 +54,8 @@ type rig struct {
 	server  *Server
 	http    *http.Server
 	pipes   *pipeListener
+	metrics *prometheus.Registry // of this start
+	output  io.Writer            // takes the log from the next start on; nil: nobody
 }
 
 // bubble runs f with a rig under the service-managed key.
@@ -98,14 +102,19 @@ func (r *rig) Lookup(_ context.Context, id string) (Tenant, bool, error) {
 // start starts a server over what the store has.
 func (r *rig) start() {
 	log := slog.New(slog.DiscardHandler)
+	if r.output != nil {
+		log = slog.New(slog.NewTextHandler(r.output, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	r.metrics = prometheus.NewRegistry()
 	r.keeper = custody.New(custody.Config{
 		Store:    r.store,
 		Service:  r.service,
 		KeyStore: func(string) keystore.Client { return r.vault },
 		Hosts:    vaultHosts,
 		Log:      log,
+		Metrics:  r.metrics,
 	})
-	r.server = New(Config{Store: r.store, Custody: r.keeper, Service: r.service, Tenants: r, Log: log, Limits: r.limits})
+	r.server = New(Config{Store: r.store, Custody: r.keeper, Service: r.service, Tenants: r, Log: log, Limits: r.limits, Metrics: r.metrics})
 	r.pipes = &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 	r.http = &http.Server{Handler: r.server.Handler(), ReadHeaderTimeout: time.Minute}
 	go r.http.Serve(r.pipes)

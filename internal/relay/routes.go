@@ -89,6 +89,8 @@ var restRoutes = []route{
 	{"GET", "/readyz", openFace, nil, noBody, quick, (*Server).ready},
 }
 
+func (r *route) pattern() string { return r.method + " " + r.path }
+
 // call is one REST request that passed the checks of its route.
 type call struct {
 	w      http.ResponseWriter
@@ -108,9 +110,9 @@ func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	for i := range restRoutes {
 		row := &restRoutes[i]
-		mux.HandleFunc(row.method+" "+row.path, func(w http.ResponseWriter, r *http.Request) { s.serveREST(row, w, r) })
+		mux.HandleFunc(row.pattern(), s.observed(row.pattern(), func(w *answer, r *http.Request) { s.serveREST(row, w, r) }))
 	}
-	mux.HandleFunc("/", notFound)
+	mux.HandleFunc("/", s.observed(otherLabel, notFound))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/socket.io/") {
 			s.serveSocket(w, r)
@@ -123,7 +125,7 @@ func (s *Server) routes() http.Handler {
 		if isRestLess(r) {
 			// The fields before the body are small; the body is read by the route.
 			if err := unwrapRestLess(r); err != nil {
-				s.answerError(w, r, err)
+				s.observed(otherLabel, func(w *answer, r *http.Request) { s.answerError(w, r, err) })(w, r)
 				return
 			}
 			if id := r.Header.Get(correlationHeader); isCorrelationID(id) {
@@ -194,7 +196,7 @@ func setDeadline(w http.ResponseWriter, d time.Duration) {
 }
 
 // serveREST runs one row: token, scopes, rate, body, handler.
-func (s *Server) serveREST(row *route, w http.ResponseWriter, r *http.Request) {
+func (s *Server) serveREST(row *route, w *answer, r *http.Request) {
 	setDeadline(w, row.deadline)
 	ctx, cancel := context.WithTimeout(r.Context(), row.deadline)
 	defer cancel()
@@ -204,6 +206,7 @@ func (s *Server) serveREST(row *route, w http.ResponseWriter, r *http.Request) {
 		err = s.usage.of(c.tenant.ID).takeRequest()
 	}
 	if err == nil {
+		w.tenantID, w.documentID = c.tenant.ID, c.claims.DocumentID
 		limit := row.body
 		if limit == largeBody {
 			limit = s.c.Limits.uploadBody()
@@ -242,7 +245,7 @@ func readBody(r *http.Request, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-func notFound(w http.ResponseWriter, _ *http.Request) {
+func notFound(w *answer, _ *http.Request) {
 	answerJSON(w, http.StatusNotFound, map[string]string{"error": `{"status":404}`, "message": "Not Found"})
 }
 
@@ -250,12 +253,4 @@ func notFound(w http.ResponseWriter, _ *http.Request) {
 func (s *Server) ping(c *call) error {
 	answerText(c.w, http.StatusOK, "OK")
 	return nil
-}
-
-// ready says whether to send clients here.
-func (s *Server) ready(c *call) error {
-	if s.isDraining() {
-		return errDraining
-	}
-	return s.ping(c)
 }

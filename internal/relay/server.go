@@ -5,6 +5,9 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidelock/tidelock/internal/custody"
 	"github.com/tidelock/tidelock/internal/envelope"
@@ -33,12 +36,14 @@ type Config struct {
 	Tenants Tenants
 	Log     *slog.Logger
 	Limits  Limits
+	Metrics prometheus.Registerer // where the metrics are registered; nil: nowhere
 }
 
 // Server is the Fluid service.
 type Server struct {
 	c       Config
 	io      *socketio.Server
+	m       *metrics
 	handler http.Handler
 	usage   *tenantUsage
 
@@ -51,6 +56,8 @@ type Server struct {
 	mu        sync.Mutex
 	draining  bool
 	documents map[documentKey]*entry
+
+	unwritable atomic.Bool // the store takes no writes, and the log says so
 }
 
 // New returns a server; it does nothing until Handler is served.
@@ -59,11 +66,15 @@ func New(c Config) *Server {
 	s := &Server{
 		c:         c,
 		io:        socketio.New(socketio.Config{}),
+		m:         newMetrics(c.Metrics),
 		documents: map[documentKey]*entry{},
 		usage:     newTenantUsage(c.Limits),
 	}
 	s.base, s.cancel = context.WithCancel(context.Background())
 	s.handler = s.routes()
+	if c.Metrics != nil {
+		c.Metrics.MustRegister(gauges{s})
+	}
 	return s
 }
 

@@ -29,29 +29,36 @@ var (
 
 // serveSocket runs one socket to its end.
 func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
+	id := r.Header.Get(correlationHeader)
+	if !isCorrelationID(id) {
+		id = newUUID()
+	}
+	w.Header().Set(correlationHeader, id)
 	s.io.Serve(w, r, func(sock *socketio.Socket) socketio.Handler {
-		return newConnection(s, sock)
+		return newConnection(s, sock, id)
 	})
 }
 
 // connection is one socket and the sessions on it. Its methods are called from one
 // goroutine.
 type connection struct {
-	s        *Server
-	sock     *socketio.Socket
-	sessions map[sequencer.ClientID]*session
-	lonely   *time.Timer // closes the socket that has no session in time
-	connects *bucket     // of connect_document
-	refusals int         // messages over a rate
+	s             *Server
+	sock          *socketio.Socket
+	correlationID string // of the handshake; in the log with each session that comes and goes
+	sessions      map[sequencer.ClientID]*session
+	lonely        *time.Timer // closes the socket that has no session in time
+	connects      *bucket     // of connect_document
+	refusals      int         // messages over a rate
 }
 
-func newConnection(s *Server, sock *socketio.Socket) *connection {
+func newConnection(s *Server, sock *socketio.Socket, correlationID string) *connection {
 	return &connection{
-		s:        s,
-		sock:     sock,
-		sessions: map[sequencer.ClientID]*session{},
-		lonely:   time.AfterFunc(connectWithin, func() { sock.Close("no document was connected in time") }),
-		connects: newBucket(socketConnects),
+		s:             s,
+		sock:          sock,
+		correlationID: correlationID,
+		sessions:      map[sequencer.ClientID]*session{},
+		lonely:        time.AfterFunc(connectWithin, func() { sock.Close("no document was connected in time") }),
+		connects:      newBucket(socketConnects),
 	}
 }
 
@@ -73,11 +80,19 @@ func (c *connection) Event(name string, args []json.RawMessage) {
 }
 
 // Closed ends what is on the socket.
-func (c *connection) Closed(string) {
+func (c *connection) Closed(reason string) {
 	c.lonely.Stop()
 	for _, s := range c.sessions {
 		s.end()
+		c.s.m.sessions(s).Dec()
+		s.doc.log.Info("session ended", "client_id", s.id, "correlation_id", c.correlationID, "reason", reason)
 	}
+}
+
+// nack refuses an op or a signal.
+func (c *connection) nack(r refusal) {
+	c.s.m.nacked(r.code)
+	c.sock.Send(nackFrame(r))
 }
 
 // connect answers a connect_document. Nothing of the client is in the document's
@@ -108,12 +123,18 @@ func (c *connection) connect(args []json.RawMessage) {
 	session, err := c.join(ctx, m, version)
 	if err == nil {
 		c.sessions[session.id] = session
+		c.s.m.sessions(session).Inc()
+		session.doc.log.InfoContext(ctx, "session connected",
+			"client_id", session.id, "mode", session.success.Mode, "correlation_id", c.correlationID)
 		c.s.touch(ctx, *m.TenantID, session.doc)
 		return
 	}
 	r, fault := connectRefusal(err)
 	if fault {
-		c.s.c.Log.ErrorContext(ctx, "connect failed", "tenant_id", *m.TenantID, "document_id", *m.ID, "err", err)
+		c.s.c.Log.ErrorContext(ctx, "connect failed", "tenant_id", *m.TenantID, "document_id", *m.ID,
+			"correlation_id", c.correlationID, "err", err)
+	} else {
+		c.s.c.Log.InfoContext(ctx, "connect refused", "code", r.code, "correlation_id", c.correlationID)
 	}
 	c.sock.Send(connectErrorFrame(r))
 }
@@ -192,21 +213,22 @@ func (c *connection) submitOp(args []json.RawMessage) {
 	s := c.session(args)
 	switch {
 	case s == nil:
-		c.sock.Send(nackFrame(nackClient))
+		c.nack(nackClient)
 		return
 	case !s.mayWrite:
-		c.sock.Send(nackFrame(nackScope))
+		c.nack(nackScope)
 		return
 	case !s.writer:
-		c.sock.Send(nackFrame(nackReadonly))
+		c.nack(nackReadonly)
 		return
 	}
 	elements := countElements(args[1])
 	if elements > maxOpsPerMessage {
-		c.sock.Send(nackFrame(nackTooMany))
+		c.nack(nackTooMany)
 		return
 	}
 	if wait := takeAll(messageUnits(elements, len(args[1])), s.ops, s.tenant.ops); wait > 0 {
+		c.s.m.nacked(http.StatusTooManyRequests)
 		c.refuse(nackFrame(nackThrottled(wait)))
 		return
 	}
@@ -215,7 +237,7 @@ func (c *connection) submitOp(args []json.RawMessage) {
 		s.doc.submit(s, ops)
 	}
 	if refused != nil {
-		c.sock.Send(nackFrame(*refused))
+		c.nack(*refused)
 	}
 }
 
@@ -280,15 +302,16 @@ func parseOp(raw json.RawMessage) (sequencer.Op, error) {
 func (c *connection) submitSignal(args []json.RawMessage) {
 	s := c.session(args)
 	if s == nil {
-		c.sock.Send(nackFrame(nackClient))
+		c.nack(nackClient)
 		return
 	}
 	elements := countElements(args[1])
 	if elements > maxOpsPerMessage {
-		c.sock.Send(nackFrame(nackTooMany))
+		c.nack(nackTooMany)
 		return
 	}
 	if wait := takeAll(messageUnits(elements, len(args[1])), s.signals, s.tenant.signals); wait > 0 {
+		c.s.m.nacked(http.StatusTooManyRequests)
 		c.refuse(nackFrame(nackThrottled(wait)))
 		return
 	}
@@ -297,7 +320,7 @@ func (c *connection) submitSignal(args []json.RawMessage) {
 		send = s.sendSignalsV2
 	}
 	if send(args[1]) != nil {
-		c.sock.Send(nackFrame(nackSignal))
+		c.nack(nackSignal)
 	}
 }
 
@@ -309,6 +332,7 @@ func (s *session) sendSignals(arg json.RawMessage) error {
 	}
 	from := encode(s.id)
 	for _, content := range contents {
+		s.doc.m.signals.Inc()
 		s.doc.send(signalFrame(from, content))
 	}
 	return nil
@@ -328,6 +352,7 @@ func (s *session) sendSignalsV2(arg json.RawMessage) error {
 			return err
 		}
 		frame := socketio.NewEvent("signal", body)
+		s.doc.m.signals.Inc()
 		if target != nil {
 			s.doc.sendTo(*target, frame)
 		} else {

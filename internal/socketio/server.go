@@ -110,7 +110,7 @@ func checkHandshake(r *http.Request) *handshakeError {
 // once the default namespace is connected. A request that is no Engine.IO 4
 // WebSocket handshake is answered with the protocol's error.
 //
-// w must be an http.Hijacker.
+// w must be an http.Hijacker; headers set on it are sent with the answer.
 func (s *Server) Serve(w http.ResponseWriter, r *http.Request, connect func(*Socket) Handler) {
 	if e := checkHandshake(r); e != nil {
 		refuse(w, http.StatusBadRequest, *e)
@@ -126,7 +126,7 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, connect func(*Soc
 	s.mu.Unlock()
 	defer s.running.Done()
 
-	ws, err := s.upgrader.Upgrade(w, r, nil)
+	ws, err := s.upgrader.Upgrade(w, r, w.Header())
 	if err != nil {
 		return // it has answered
 	}

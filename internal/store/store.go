@@ -39,6 +39,10 @@ type Store interface {
 	// the last term outlives the document.
 	DeleteDocument(ctx context.Context, doc envelope.DocumentHandle) error
 
+	// Writable says whether appends are taken now: nil, or why not. It is cheap and
+	// writes nothing, so it may be asked often, and a write may fail all the same.
+	Writable(ctx context.Context) error
+
 	Close() error
 }
 

@@ -117,6 +117,11 @@ func (s *Store) read(ctx context.Context, do func() error) error {
 	return do()
 }
 
+// Writable is part of store.Store.
+func (s *Store) Writable(ctx context.Context) error {
+	return s.read(ctx, func() error { return nil })
+}
+
 func (s *Store) document(h envelope.DocumentHandle) *document {
 	d := s.docs[h]
 	if d == nil {

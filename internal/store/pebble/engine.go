@@ -72,6 +72,15 @@ func (e *engine) Close() error {
 	return errors.Join(e.db.Close(), e.lock.Close())
 }
 
+func (e *engine) Writable(ctx context.Context) error {
+	leave, err := e.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return e.disk.room(0)
+}
+
 func documentKey(doc envelope.DocumentHandle, part byte, rest ...byte) []byte {
 	k := make([]byte, 0, seqOffset+len(rest)+8)
 	k = append(k, spaceDocument)

@@ -41,6 +41,7 @@ func TestStore(t *testing.T, open func(t *testing.T) store.Store) {
 		{"ListRowsInOrder", listRowsInOrder},
 		{"OneOfManyRowWritersWins", oneOfManyRowWritersWins},
 		{"ClosedIsSaid", closedIsSaid},
+		{"WritableUntilClosed", writableUntilClosed},
 		{"CancelledCallsChangeNothing", cancelledCallsChangeNothing},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
