@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"path/filepath"
 	"testing"
@@ -18,11 +19,19 @@ type rig struct {
 
 	profile  cli.Profile
 	endpoint bench.Endpoint // of the quickstart relay
+	metrics  string         // URL
+	log      *slog.Logger   // of the servers from the next start on; nil: none
 	stop     func()
 }
 
 func newRig(t *testing.T) *rig {
-	r := &rig{t: t, data: filepath.Join(t.TempDir(), "data")}
+	t.Helper()
+	return newLoggedRig(t, nil)
+}
+
+func newLoggedRig(t *testing.T, log *slog.Logger) *rig {
+	t.Helper()
+	r := &rig{t: t, data: filepath.Join(t.TempDir(), "data"), log: log}
 	r.start()
 	client, err := cli.NewClient(r.profile)
 	if err != nil {
@@ -45,7 +54,8 @@ func newRig(t *testing.T) *rig {
 // start serves the data directory, on other ports each time.
 func (r *rig) start() {
 	r.t.Helper()
-	server, err := app.Open(r.t.Context(), app.Config{DataDir: r.data, RelayAddr: "127.0.0.1:0", ManagementAddr: "127.0.0.1:0"})
+	const free = "127.0.0.1:0"
+	server, err := app.Open(r.t.Context(), app.Config{DataDir: r.data, RelayAddr: free, ManagementAddr: free, MetricsAddr: free, Log: r.log})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -55,7 +65,7 @@ func (r *rig) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(ctx) }()
-	r.endpoint.URL = server.RelayURL()
+	r.endpoint.URL, r.metrics = server.RelayURL(), server.MetricsURL()
 	r.stop = func() {
 		cancel()
 		if err := <-ended; err != nil {
