@@ -23,6 +23,9 @@ type Config struct {
 	// RelayCert and RelayKey are PEM files; with them the relay listener speaks TLS.
 	// A listener that is not on loopback needs them.
 	RelayCert, RelayKey string
+	// Local serves the tenants of local mode too, whose tokens are taken at their
+	// word: refused unless the relay listener is on loopback.
+	Local bool
 	Log                 *slog.Logger
 }
 
@@ -71,6 +74,9 @@ func (c Config) check() error {
 	if (c.RelayCert == "") != (c.RelayKey == "") {
 		return errors.New("--relay-cert and --relay-key belong together: give both or neither")
 	}
+	if err := c.checkLocal(); err != nil {
+		return err
+	}
 	if c.RelayCert == "" && !loopback(c.RelayAddr) {
 		return fmt.Errorf("--relay %s is not on loopback, so it needs TLS: give --relay-cert and --relay-key", c.RelayAddr)
 	}
@@ -91,6 +97,10 @@ func loopback(addr string) bool {
 	if err != nil {
 		return false
 	}
+	return loopbackHost(host)
+}
+
+func loopbackHost(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/tidelock/tidelock/internal/custody"
@@ -37,6 +38,9 @@ const (
 type Document struct {
 	keys keys
 	st   store.Store
+
+	mu     sync.Mutex
+	stored chan struct{} // closed by the next write; nil while nobody waits for it
 }
 
 // keys is what history needs of *custody.Document.
@@ -58,6 +62,7 @@ type Initial struct {
 	SequenceNumber sequencer.Seq   // must be 0: a document's ops begin at 1
 	Values         json.RawMessage // quorum values: [[key, value], ...]
 	AnyBinary      bool            // the 2.x format: enableAnyBinaryBlobOnFirstSummary
+	Flat           bool            // the layout of the local dialect, for this and all later versions
 }
 
 // Create stores the first summary, durably, and returns its commit id.
@@ -84,11 +89,11 @@ func (d *Document) Create(ctx context.Context, in Initial) (commit string, err e
 	if err != nil {
 		return "", err
 	}
-	root, err := b.addTree(ctx, []entry{app.as(appName), protocol.as(protocolName)})
+	root, err := b.addRoot(ctx, in.Flat, app, protocol.as(protocolName))
 	if err != nil {
 		return "", err
 	}
-	c := version{Tree: root.ID, Message: "New document", Date: time.Now().UnixMilli()}
+	c := version{Tree: root.ID, Message: "New document", Date: time.Now().UnixMilli(), Flat: in.Flat}
 	if commit, err = b.addCommit(ctx, c); err != nil {
 		return "", err
 	}

@@ -31,7 +31,10 @@ type Config struct {
 	Custody *custody.Keeper
 	Service envelope.ServiceKey // seals the document records
 	Tenants Tenants
-	Log     *slog.Logger
+	// Local are the tenants of local mode, whose tokens are taken at their word: only
+	// for a listener on loopback. They come before those of Tenants.
+	Local []Tenant
+	Log   *slog.Logger
 }
 
 // Server is the Fluid service.

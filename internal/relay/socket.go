@@ -123,7 +123,9 @@ func (c *connection) join(ctx context.Context, m connectMessage, version string)
 		release()
 		return nil, err
 	}
-	session.expiry = time.AfterFunc(time.Until(claims.Expires), func() { c.sock.Close("token expired") })
+	if _, local := c.s.localTenant(tenant.ID); !local {
+		session.expiry = time.AfterFunc(time.Until(claims.Expires), func() { c.sock.Close("token expired") })
+	}
 	return session, nil
 }
 
