@@ -26,7 +26,7 @@ type Config struct {
 	// Local serves the tenants of local mode too, whose tokens are taken at their
 	// word: refused unless the relay listener is on loopback.
 	Local bool
-	Log                 *slog.Logger
+	Log   *slog.Logger
 }
 
 // Domain is the DNS domain of the embedded cloud. Names under it are served by

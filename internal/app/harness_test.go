@@ -15,6 +15,7 @@ import (
 type rig struct {
 	t    *testing.T
 	data string
+	local bool // from the next start on
 
 	profile  cli.Profile
 	endpoint bench.Endpoint // of the quickstart relay
@@ -45,7 +46,7 @@ func newRig(t *testing.T) *rig {
 // start serves the data directory, on other ports each time.
 func (r *rig) start() {
 	r.t.Helper()
-	server, err := app.Open(r.t.Context(), app.Config{DataDir: r.data, RelayAddr: "127.0.0.1:0", ManagementAddr: "127.0.0.1:0"})
+	server, err := app.Open(r.t.Context(), app.Config{DataDir: r.data, RelayAddr: "127.0.0.1:0", ManagementAddr: "127.0.0.1:0", Local: r.local})
 	if err != nil {
 		r.t.Fatal(err)
 	}

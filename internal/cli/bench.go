@@ -51,7 +51,7 @@ func (o *Options) benchCommand() *cobra.Command {
 		}
 		return report.WriteText(o.Out)
 	}
-	c.Flags().StringVar(&config.Endpoint.URL, "endpoint", "", "URL of the service (default: the quickstart relay)")
+	c.Flags().StringVar(&config.Endpoint.URL, "endpoint", "", "URL of the service (default: the quickstart relay; with --tenant, "+localEndpoint+")")
 	c.Flags().StringVar(&config.Endpoint.Tenant, "tenant", "local", "tenant id at --endpoint")
 	c.Flags().StringVar(&keyFile, "key-file", "", "file with the tenant's key")
 	c.Flags().IntVar(&config.Documents, "documents", 1, "how many documents")

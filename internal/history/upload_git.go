@@ -35,20 +35,15 @@ var errAbsent = errors.New("was not uploaded to this document")
 // id. body is the JSON of POST /git/trees. What it names may be on its way: for that
 // it waits, 10 seconds in all. ErrBadSummary (wrapped).
 func (d *Document) UploadTree(ctx context.Context, body []byte) (id string, err error) {
-	var up struct {
-		Tree []gitEntry `json:"tree"`
-	}
-	if err := decodeSummary(body, &up); err != nil {
+	wire, err := parseGitTree(body)
+	if err != nil {
 		return "", err
-	}
-	if up.Tree == nil {
-		return "", fmt.Errorf("%w: there is no list \"tree\"", ErrBadSummary)
 	}
 	patience, cancel := context.WithTimeout(ctx, uploadWait)
 	defer cancel()
 	for {
 		stored := d.nextWrite() // before looking: what comes afterwards is not missed
-		id, err := d.addGitTree(ctx, up.Tree)
+		id, err := d.addGitTree(ctx, wire)
 		if !errors.Is(err, errAbsent) {
 			return id, err
 		}
@@ -58,6 +53,19 @@ func (d *Document) UploadTree(ctx context.Context, body []byte) (id string, err 
 			return "", err
 		}
 	}
+}
+
+func parseGitTree(body []byte) ([]gitEntry, error) {
+	var up struct {
+		Tree []gitEntry `json:"tree"`
+	}
+	if err := decodeSummary(body, &up); err != nil {
+		return nil, err
+	}
+	if up.Tree == nil {
+		return nil, fmt.Errorf("%w: there is no list \"tree\"", ErrBadSummary)
+	}
+	return up.Tree, nil
 }
 
 func (d *Document) addGitTree(ctx context.Context, wire []gitEntry) (id string, err error) {

@@ -46,6 +46,7 @@ type rig struct {
 	store   *faultyStore
 	service envelope.ServiceKey
 	tenant  Tenant
+	local   []Tenant // from the next start on
 	keeper  *custody.Keeper
 	vault   keystore.Client // nil: the service-managed key
 	server  *Server
@@ -104,7 +105,7 @@ func (r *rig) start() {
 		Hosts:    vaultHosts,
 		Log:      log,
 	})
-	r.server = New(Config{Store: r.store, Custody: r.keeper, Service: r.service, Tenants: r, Log: log})
+	r.server = New(Config{Store: r.store, Custody: r.keeper, Service: r.service, Tenants: r, Local: r.local, Log: log})
 	r.pipes = &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 	r.http = &http.Server{Handler: r.server.Handler(), ReadHeaderTimeout: time.Minute}
 	go r.http.Serve(r.pipes)
