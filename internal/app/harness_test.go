@@ -13,8 +13,8 @@ import (
 
 // rig is a data directory and the server that runs on it now.
 type rig struct {
-	t    *testing.T
-	data string
+	t     *testing.T
+	data  string
 	local bool // from the next start on
 
 	profile  cli.Profile

@@ -40,7 +40,9 @@ func (r *rig) uploadTree(entries ...string) (id string) {
 	return id
 }
 
-func gitTree(entries ...string) []byte { return []byte(`{"tree":[` + strings.Join(entries, ",") + `]}`) }
+func gitTree(entries ...string) []byte {
+	return []byte(`{"tree":[` + strings.Join(entries, ",") + `]}`)
+}
 
 func gitBlob(path, id string) string {
 	return fmt.Sprintf(`{"mode":"100644","path":%q,"sha":%q,"type":"blob"}`, path, id)
