@@ -17,22 +17,24 @@ type running struct {
 	stop func()
 	code chan int
 	err  *bytes.Buffer
+	line string // in which it said so
 }
 
 // start runs a server command and returns once it says that it serves.
-func start(t *testing.T, command, data, ready string) *running {
+func start(t *testing.T, command, data, ready string, flags ...string) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r, w := io.Pipe()
 	s := &running{stop: cancel, code: make(chan int, 1), err: &bytes.Buffer{}}
 	go func() {
-		code := run(ctx, []string{command, "--data", data, "--relay", "127.0.0.1:0", "--management", "127.0.0.1:0"}, w, s.err)
+		args := []string{command, "--data", data, "--relay", "127.0.0.1:0", "--management", "127.0.0.1:0"}
+		code := run(ctx, append(args, flags...), w, s.err)
 		w.Close()
 		s.code <- code
 	}()
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
-		if strings.Contains(lines.Text(), ready) {
+		if s.line = lines.Text(); strings.Contains(s.line, ready) {
 			go io.Copy(io.Discard, r) // the rest of the banner
 			return s
 		}

@@ -27,6 +27,7 @@ func serveCommand(o *cli.Options) *cobra.Command {
 		if url := server.MetricsURL(); url != "" {
 			fmt.Fprintf(o.Out, "tidelock: metrics at %s\n", url)
 		}
+		f.announceLocal(o.Out)
 		return server.Serve(c.Context())
 	}}
 	f.register(c)
@@ -70,6 +71,7 @@ func quickstart(ctx context.Context, f *serveFlags, o *cli.Options) error {
 		if err != nil {
 			return err
 		}
+		f.announceLocal(o.Out)
 		return banner.Execute(o.Out, map[string]any{
 			"Seeded": seeded, "Profile": profile, "DataDir": server.DataDir(),
 			"DataFlag": dataFlag(o.DataDir()), "Took": time.Since(started).Round(time.Millisecond),
@@ -99,6 +101,7 @@ func (f *serveFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.config.RelayCert, "relay-cert", "", "PEM certificate: the relay then speaks TLS")
 	c.Flags().StringVar(&f.config.RelayKey, "relay-key", "", "PEM private key of --relay-cert")
 	f.registerLimits(c)
+	c.Flags().BoolVar(&f.config.Local, "local", false, "local mode: also serve tenant \"local\" without checking tokens, for development; on loopback only")
 	f.level = slog.LevelWarn
 	c.Flags().TextVar(&f.level, "log-level", slog.LevelWarn, "debug, info, warn or error")
 }
@@ -122,6 +125,13 @@ func (f *serveFlags) open(ctx context.Context, o *cli.Options) (*app.App, error)
 	config.DataDir = o.DataDir()
 	config.Log = newLog(o.Err, f.level)
 	return app.Open(ctx, config)
+}
+
+// announceLocal says what local mode opens.
+func (f *serveFlags) announceLocal(w io.Writer) {
+	if f.config.Local {
+		fmt.Fprintf(w, "tidelock: local mode: tenant %q is open to whatever runs on this machine, web pages included: its tokens are not checked\n", app.LocalTenant)
+	}
 }
 
 func newLog(w io.Writer, level slog.Level) *slog.Logger {

@@ -24,6 +24,9 @@ export function sign(server, documentId, { user, scopes = all, key = server.key,
 
 export function connection(server, options) {
 	const token = async (tenantId, documentId) => ({ jwt: sign(server, documentId ?? "", options) });
+	if (options?.type === "local") {
+		return { type: "local", endpoint: server.endpoint, tokenProvider: { fetchOrdererToken: token, fetchStorageToken: token } };
+	}
 	return {
 		type: "remote",
 		endpoint: server.endpoint,

@@ -20,9 +20,10 @@ async function freePort() {
 }
 
 export class Server {
-	/** Makes a data directory and sets it up with quickstart. */
-	static async create() {
+	/** Makes a data directory and sets it up with quickstart; flags are for this and every later start. */
+	static async create(...flags) {
 		const server = new Server();
+		server.flags = flags;
 		server.root = mkdtempSync(join(tmpdir(), "tidelock-e2e-"));
 		server.data = join(server.root, "data");
 		server.relay = `127.0.0.1:${await freePort()}`;
@@ -43,7 +44,7 @@ export class Server {
 	async start(command = "serve") {
 		const child = spawn(
 			binary,
-			[command, "--data", this.data, "--relay", this.relay, "--management", this.management],
+			[command, "--data", this.data, "--relay", this.relay, "--management", this.management, ...this.flags],
 			{ stdio: ["ignore", "pipe", "pipe"] },
 		);
 		this.child = child;

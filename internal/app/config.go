@@ -26,8 +26,11 @@ type Config struct {
 	// RelayCert and RelayKey are PEM files; with them the relay listener speaks TLS.
 	// A listener that is not on loopback needs them.
 	RelayCert, RelayKey string
-	Log                 *slog.Logger
-	Limits              Limits // of the relay; the zero value has the defaults
+	// Local serves the tenants of local mode too, whose tokens are taken at their
+	// word: refused unless the relay listener is on loopback.
+	Local  bool
+	Log    *slog.Logger
+	Limits Limits // of the relay; the zero value has the defaults
 }
 
 // Limits are those of the relay, under one name with their flags.
@@ -84,6 +87,9 @@ func (c Config) check() error {
 	if (c.RelayCert == "") != (c.RelayKey == "") {
 		return errors.New("--relay-cert and --relay-key belong together: give both or neither")
 	}
+	if err := c.checkLocal(); err != nil {
+		return err
+	}
 	if c.RelayCert == "" && !loopback(c.RelayAddr) {
 		return fmt.Errorf("--relay %s is not on loopback, so it needs TLS: give --relay-cert and --relay-key", c.RelayAddr)
 	}
@@ -107,6 +113,10 @@ func loopback(addr string) bool {
 	if err != nil {
 		return false
 	}
+	return loopbackHost(host)
+}
+
+func loopbackHost(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

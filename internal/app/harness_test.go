@@ -14,8 +14,9 @@ import (
 
 // rig is a data directory and the server that runs on it now.
 type rig struct {
-	t    *testing.T
-	data string
+	t     *testing.T
+	data  string
+	local bool // from the next start on
 
 	profile  cli.Profile
 	endpoint bench.Endpoint // of the quickstart relay
@@ -55,7 +56,7 @@ func newLoggedRig(t *testing.T, log *slog.Logger) *rig {
 func (r *rig) start() {
 	r.t.Helper()
 	const free = "127.0.0.1:0"
-	server, err := app.Open(r.t.Context(), app.Config{DataDir: r.data, RelayAddr: free, ManagementAddr: free, MetricsAddr: free, Log: r.log})
+	server, err := app.Open(r.t.Context(), app.Config{DataDir: r.data, RelayAddr: free, ManagementAddr: free, MetricsAddr: free, Log: r.log, Local: r.local})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -25,7 +25,11 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts) (http.Ha
 	})
 	vaults := keyvault.New(keyvault.Config{Store: a.store, Service: a.service, Vaults: a.vault, Subscriptions: groups, Log: a.c.Log})
 	found := &tenants{}
-	a.relay = relay.New(relay.Config{Store: a.store, Custody: a.custody, Service: a.service, Tenants: found, Log: a.c.Log, Limits: a.c.Limits, Metrics: a.metrics})
+	local, err := a.local(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a.relay = relay.New(relay.Config{Store: a.store, Custody: a.custody, Service: a.service, Tenants: found, Local: local, Log: a.c.Log, Limits: a.c.Limits, Metrics: a.metrics})
 	relays := fluidrelay.New(fluidrelay.Config{
 		Store: a.store, Service: a.service, Custody: a.custody, Hosts: hosts, Vaults: a.vault, Identities: identities,
 		Principals: a.entra, Subscriptions: groups, Relay: a.relay, Allowed: a.allowed, RelayURL: a.RelayURL(), Log: a.c.Log,

@@ -21,7 +21,8 @@ func (o *Options) benchCommand() *cobra.Command {
 		Short: "Drive a Fluid service with load over the real protocol, and report",
 		Long: "Makes documents, connects writers and readers to each, and has the writers submit ops: each when it has\n" +
 			"seen its last one sequenced (the default), or at a fixed rate of all together. Without --endpoint it drives the\n" +
-			"quickstart relay of this machine. A Tinylicious is driven with --tenant local; its key may be anything.",
+			"quickstart relay of this machine. With --tenant local it drives local mode ('tidelock serve --local') or a\n" +
+			"Tinylicious, by default at " + localEndpoint + "; those need no --key-file.",
 		Args: cobra.NoArgs,
 	})
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -32,7 +33,11 @@ func (o *Options) benchCommand() *cobra.Command {
 		if config.Endpoint.Key, err = tenantKey(keyFile); err != nil {
 			return err
 		}
-		if config.Endpoint.URL == "" {
+		switch {
+		case config.Endpoint.URL != "":
+		case c.Flags().Changed("tenant"):
+			config.Endpoint.URL = localEndpoint
+		default:
 			if config.Endpoint, err = o.quickstartEndpoint(c); err != nil {
 				return err
 			}
@@ -46,7 +51,7 @@ func (o *Options) benchCommand() *cobra.Command {
 		}
 		return report.WriteText(o.Out)
 	}
-	c.Flags().StringVar(&config.Endpoint.URL, "endpoint", "", "URL of the service (default: the quickstart relay)")
+	c.Flags().StringVar(&config.Endpoint.URL, "endpoint", "", "URL of the service (default: the quickstart relay; with --tenant, "+localEndpoint+")")
 	c.Flags().StringVar(&config.Endpoint.Tenant, "tenant", "local", "tenant id at --endpoint")
 	c.Flags().StringVar(&keyFile, "key-file", "", "file with the tenant's key")
 	c.Flags().IntVar(&config.Documents, "documents", 1, "how many documents")
@@ -59,10 +64,14 @@ func (o *Options) benchCommand() *cobra.Command {
 	return c
 }
 
+// localEndpoint is where a relay in local mode listens, and a Tinylicious, unless told
+// otherwise.
+const localEndpoint = "http://127.0.0.1:7070"
+
 // tenantKey reads a key from a file: on the command line others would see it.
 func tenantKey(file string) (string, error) {
 	if file == "" {
-		return "not-checked", nil // of a Tinylicious
+		return "not-checked", nil // in local mode
 	}
 	raw, err := os.ReadFile(file)
 	if err != nil {

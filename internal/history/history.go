@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/tidelock/tidelock/internal/custody"
@@ -39,6 +40,9 @@ type Document struct {
 	keys   keys
 	st     store.Store
 	limits Limits
+
+	mu     sync.Mutex
+	stored chan struct{} // closed by the next write; nil while nobody waits for it
 }
 
 // Limits are the sizes that a document is held to when something is stored; what
@@ -63,14 +67,13 @@ func New(keys *custody.Document, st store.Store) *Document {
 	return (&Document{keys: keys, st: st}).WithLimits(Limits{})
 }
 
-// WithLimits returns the same document under other limits.
+// WithLimits puts the document under other limits, before it is used, and returns it.
 func (d *Document) WithLimits(l Limits) *Document {
-	limited := *d
-	limited.limits = Limits{
+	d.limits = Limits{
 		UploadBytes:   cmp.Or(l.UploadBytes, MaxUploadBytes),
 		DocumentBytes: cmp.Or(l.DocumentBytes, MaxDocumentBytes),
 	}
-	return &limited
+	return d
 }
 
 // Initial is what a document is created with.
@@ -79,6 +82,7 @@ type Initial struct {
 	SequenceNumber sequencer.Seq   // must be 0: a document's ops begin at 1
 	Values         json.RawMessage // quorum values: [[key, value], ...]
 	AnyBinary      bool            // the 2.x format: enableAnyBinaryBlobOnFirstSummary
+	Flat           bool            // the layout of the local dialect, for this and all later versions
 }
 
 // Create stores the first summary, durably, and returns its commit id.
@@ -105,11 +109,11 @@ func (d *Document) Create(ctx context.Context, in Initial) (commit string, err e
 	if err != nil {
 		return "", err
 	}
-	root, err := b.addTree(ctx, []entry{app.as(appName), protocol.as(protocolName)})
+	root, err := b.addRoot(ctx, in.Flat, app, protocol.as(protocolName))
 	if err != nil {
 		return "", err
 	}
-	c := version{Tree: root.ID, Message: "New document", Date: time.Now().UnixMilli()}
+	c := version{Tree: root.ID, Message: "New document", Date: time.Now().UnixMilli(), Flat: in.Flat}
 	if commit, err = b.addCommit(ctx, c); err != nil {
 		return "", err
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/tidelock/tidelock/internal/sequencer"
 )
@@ -20,8 +21,10 @@ type Verdict struct {
 // summarize is the content of a summarize op. Source: ISummaryContent of the Fluid
 // driver definitions.
 type summarize struct {
-	Handle  string `json:"handle"` // tree id from UploadSummary
-	Head    string `json:"head"`   // commit id it builds on
+	Handle  string   `json:"handle"` // tree id from UploadSummary
+	Head    string   `json:"head"`   // commit id it builds on
+	Message string   `json:"message"`
+	Parents []string `json:"parents"` // as Head
 	Details struct {
 		IncludesProtocolTree bool `json:"includesProtocolTree"`
 	} `json:"details"`
@@ -76,6 +79,9 @@ func (d *Document) accept(ctx context.Context, head string, op sequencer.Sequenc
 	if err != nil {
 		return "", missing(err)
 	}
+	if parent.Flat && slices.ContainsFunc(s.Parents, func(id string) bool { return id != head }) {
+		return "", refusal("One or more parent summaries are invalid.")
+	}
 	root, err := d.loadTree(ctx, parent.Tree)
 	if err != nil {
 		return "", missing(err)
@@ -101,7 +107,11 @@ func (d *Document) accept(ctx context.Context, head string, op sequencer.Sequenc
 	if err := d.replay(ctx, p, op.RSN); err != nil {
 		return "", err
 	}
-	commit, err = d.commit(ctx, head, s.Handle, app, p, op)
+	next := version{Parents: []string{head}, Message: fmt.Sprintf("Summary @%d", op.RSN), Date: op.Timestamp, Flat: parent.Flat}
+	if parent.Flat && s.Message != "" {
+		next.Message = cut(s.Message) // the local dialect shows the client's own
+	}
+	commit, err = d.commit(ctx, next, s.Handle, app, p, op)
 	if errors.Is(err, ErrBadSummary) { // with what the service adds, it is over a limit
 		return "", refusal("A non-fatal error happened when trying to write client summary. Error: " + err.Error())
 	}
@@ -128,9 +138,9 @@ func (d *Document) replay(ctx context.Context, p *protocol, to sequencer.Seq) er
 	return nil
 }
 
-// commit stores the version that op proposed. Everything in it comes from the
-// log, so that a repetition makes the same one.
-func (d *Document) commit(ctx context.Context, head, handle string, app tree, p *protocol, op sequencer.SequencedOp) (string, error) {
+// commit stores the version that op proposed, next with its tree. Everything in it
+// comes from the log, so that a repetition makes the same one.
+func (d *Document) commit(ctx context.Context, next version, handle string, app tree, p *protocol, op sequencer.SequencedOp) (string, error) {
 	b := d.newBatch()
 	e, err := app.sum(d.limits.DocumentBytes)
 	if err != nil {
@@ -154,16 +164,12 @@ func (d *Document) commit(ctx context.Context, head, handle string, app tree, p 
 	if err != nil {
 		return "", err
 	}
-	root, err := b.addTree(ctx, []entry{e.as(appName), protocol.as(protocolName), tailTree.as(logTailName)})
+	root, err := b.addRoot(ctx, next.Flat, e, protocol.as(protocolName), tailTree.as(logTailName))
 	if err != nil {
 		return "", err
 	}
-	id, err := b.addCommit(ctx, version{
-		Tree:    root.ID,
-		Parents: []string{head},
-		Message: fmt.Sprintf("Summary @%d", op.RSN),
-		Date:    op.Timestamp,
-	})
+	next.Tree = root.ID
+	id, err := b.addCommit(ctx, next)
 	if err != nil {
 		return "", err
 	}

@@ -97,6 +97,9 @@ type version struct {
 	Parents []string `json:"parents,omitempty"`
 	Message string   `json:"message"`
 	Date    int64    `json:"date"` // milliseconds since 1970
+	// Flat: the app's entries lie in the root itself, not below .app. All versions of
+	// a document have the layout of the first.
+	Flat bool `json:"flat,omitempty"`
 }
 
 // idBytes is the length of all ids: that of git's, which some clients expect.
@@ -182,7 +185,7 @@ type batch struct {
 	seen    map[string]bool
 	objects []store.Object
 	content int64           // bytes of the blobs that came with an upload
-	read    map[string]tree // trees and, by commit id, root trees that handles went through
+	read    map[string]tree // trees that were added or, as root trees by commit id, that handles went through
 }
 
 func (d *Document) newBatch() *batch {
@@ -239,6 +242,7 @@ func (b *batch) addTree(ctx context.Context, entries []entry) (entry, error) {
 		return entry{}, err
 	}
 	e.ID, err = b.addJSON(ctx, treeObject, t)
+	b.read[e.ID] = t
 	return e, err
 }
 
@@ -262,6 +266,7 @@ func (b *batch) put(ctx context.Context) error {
 	if err := b.d.st.PutObjects(ctx, b.d.keys.Handle(), b.objects); err != nil {
 		return fmt.Errorf("store %d objects: %w", len(b.objects), err)
 	}
+	b.d.announce()
 	return nil
 }
 

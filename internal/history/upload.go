@@ -209,6 +209,9 @@ func (b *batch) rootOf(ctx context.Context, commit string) (tree, error) {
 	if err != nil {
 		return tree{}, err
 	}
+	if c.Flat {
+		return tree{}, fmt.Errorf("%w: handles are of the remote dialect, and this document is of the local one", ErrBadSummary)
+	}
 	t, err := b.treeOf(ctx, c.Tree)
 	if err == nil {
 		b.read["commit/"+commit] = t

@@ -48,6 +48,7 @@ type rig struct {
 	store   *faultyStore
 	service envelope.ServiceKey
 	tenant  Tenant
+	local   []Tenant // from the next start on
 	keeper  *custody.Keeper
 	vault   keystore.Client // nil: the service-managed key
 	limits  Limits          // of the next start
@@ -114,7 +115,7 @@ func (r *rig) start() {
 		Log:      log,
 		Metrics:  r.metrics,
 	})
-	r.server = New(Config{Store: r.store, Custody: r.keeper, Service: r.service, Tenants: r, Log: log, Limits: r.limits, Metrics: r.metrics})
+	r.server = New(Config{Store: r.store, Custody: r.keeper, Service: r.service, Tenants: r, Local: r.local, Log: log, Limits: r.limits, Metrics: r.metrics})
 	r.pipes = &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 	r.http = &http.Server{Handler: r.server.Handler(), ReadHeaderTimeout: time.Minute}
 	go r.http.Serve(r.pipes)

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -102,7 +103,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		m.loadSeconds[result] = loads.WithLabelValues(result)
 	}
 	routes := []string{otherLabel}
-	for _, row := range restRoutes {
+	for _, row := range slices.Concat(restRoutes, localRoutes) {
 		routes = append(routes, row.pattern())
 	}
 	for _, route := range routes {

@@ -54,6 +54,7 @@ func (s *Server) createDocument(c *call) error {
 		return badRequestf("The request body has no summary.")
 	}
 	ctx := c.r.Context()
+	_, local := s.localTenant(c.tenant.ID)
 	if err := s.c.Custody.Admit(ctx, c.tenant.Resource); err != nil {
 		return whileConnecting(err)
 	}
@@ -65,6 +66,7 @@ func (s *Server) createDocument(c *call) error {
 		SequenceNumber: in.SequenceNumber,
 		Values:         in.Values,
 		AnyBinary:      in.AnyBinary,
+		Flat:           local,
 	})
 	if err != nil {
 		// Only where nothing can have been made: else a repetition could make a second one.
@@ -73,7 +75,8 @@ func (s *Server) createDocument(c *call) error {
 		}
 		return whileConnecting(err)
 	}
-	if !in.EnableDiscovery && !in.GenerateToken {
+	// Local mode has no sessions to discover and no key to sign with.
+	if local || !in.EnableDiscovery && !in.GenerateToken {
 		answerJSON(c.w, http.StatusCreated, id)
 		return nil
 	}

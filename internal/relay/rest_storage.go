@@ -95,21 +95,25 @@ func (s *Server) getTree(c *call) error {
 		if err != nil {
 			return err
 		}
-		entries := make([]treeEntry, 0, len(tree))
-		for _, e := range tree {
-			mode := "100644"
-			if e.Type == "tree" {
-				mode = "040000"
-			}
-			entries = append(entries, treeEntry{Path: e.Path, Mode: mode, SHA: e.ID, Size: e.Bytes, Type: e.Type})
-		}
 		cacheable(c)
-		answerJSON(c.w, http.StatusOK, struct {
-			gitObject
-			Tree []treeEntry `json:"tree"`
-		}{gitObject{SHA: id}, entries})
+		answerTree(c, http.StatusOK, id, tree)
 		return nil
 	})
+}
+
+func answerTree(c *call, status int, id string, tree []history.TreeEntry) {
+	entries := make([]treeEntry, 0, len(tree))
+	for _, e := range tree {
+		mode := "100644"
+		if e.Type == "tree" {
+			mode = "040000"
+		}
+		entries = append(entries, treeEntry{Path: e.Path, Mode: mode, SHA: e.ID, Size: e.Bytes, Type: e.Type})
+	}
+	answerJSON(c.w, status, struct {
+		gitObject
+		Tree []treeEntry `json:"tree"`
+	}{gitObject{SHA: id}, entries})
 }
 
 // gitPerson is who a commit is by: the service.
@@ -190,6 +194,9 @@ func (s *Server) getCommits(c *call) error {
 // postSummary answers POST /repos/{tenant}/git/summaries with the id of a tree.
 // Nothing about the document changes before a summarize op names it.
 func (s *Server) postSummary(c *call) error {
+	if err := s.remoteOnly(c); err != nil {
+		return err
+	}
 	return s.onDocument(c, func(d *document) error {
 		id, err := d.store().UploadSummary(c.r.Context(), c.body)
 		if err != nil {
@@ -205,6 +212,9 @@ func (s *Server) postSummary(c *call) error {
 // getSummary answers GET /repos/{tenant}/git/summaries/{version}: "latest" or a
 // commit id.
 func (s *Server) getSummary(c *call) error {
+	if err := s.remoteOnly(c); err != nil {
+		return err
+	}
 	return s.onDocument(c, func(d *document) error {
 		version := c.r.PathValue("version")
 		latest := version == "latest"

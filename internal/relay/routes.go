@@ -91,6 +91,15 @@ var restRoutes = []route{
 
 func (r *route) pattern() string { return r.method + " " + r.path }
 
+// localRoutes are the REST routes that only the tenants of local mode have; without
+// local mode they are not there.
+var localRoutes = []route{
+	{"POST", "/{tenant}/{id}/broadcast-signal", ordererFace, toWrite, smallBody, quick, (*Server).broadcastSignal},
+	{"POST", "/repos/{tenant}/git/trees", storageFace, toWrite, largeBody, slow, (*Server).postTree},
+	{"GET", "/repos/{tenant}/git/refs", storageFace, toRead, noBody, quick, (*Server).getRefs},
+	{"GET", "/repos/{tenant}/git/refs/heads/{id}", storageFace, toRead, noBody, quick, (*Server).getRef},
+}
+
 // call is one REST request that passed the checks of its route.
 type call struct {
 	w      http.ResponseWriter
@@ -112,6 +121,7 @@ func (s *Server) routes() http.Handler {
 		row := &restRoutes[i]
 		mux.HandleFunc(row.pattern(), s.observed(row.pattern(), func(w *answer, r *http.Request) { s.serveREST(row, w, r) }))
 	}
+	s.addLocalRoutes(mux)
 	mux.HandleFunc("/", s.observed(otherLabel, notFound))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/socket.io/") {

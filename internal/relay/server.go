@@ -34,6 +34,9 @@ type Config struct {
 	Custody *custody.Keeper
 	Service envelope.ServiceKey // seals the document records
 	Tenants Tenants
+	// Local are the tenants of local mode, whose tokens are taken at their word: only
+	// for a listener on loopback. They come before those of Tenants.
+	Local   []Tenant
 	Log     *slog.Logger
 	Limits  Limits
 	Metrics prometheus.Registerer // where the metrics are registered; nil: nowhere

@@ -21,7 +21,7 @@ type session struct {
 	sock       *socketio.Socket
 	doc        *document
 	release    func()      // gives doc back
-	expiry     *time.Timer // cuts the socket when the token is over
+	expiry     *time.Timer // cuts the socket when the token is over; nil in local mode
 	jti        string      // of the token, for its revocation
 	writer     bool        // connected for writing
 	mayWrite   bool        // its token has doc:write, whatever it is connected for
@@ -150,7 +150,9 @@ func (s *session) successFrame(members []json.RawMessage, head sequencer.Seq) so
 
 // end takes the session out of its document.
 func (s *session) end() {
-	s.expiry.Stop()
+	if s.expiry != nil {
+		s.expiry.Stop()
+	}
 	s.doc.leave(s)
 	s.release()
 }

@@ -174,7 +174,9 @@ func (c *connection) join(ctx context.Context, m connectMessage, version string)
 		release()
 		return nil, err
 	}
-	session.expiry = time.AfterFunc(time.Until(claims.Expires), func() { c.sock.Close("token expired") })
+	if _, local := c.s.localTenant(tenant.ID); !local {
+		session.expiry = time.AfterFunc(time.Until(claims.Expires), func() { c.sock.Close("token expired") })
+	}
 	// A revocation between our check and our arrival looked for us too early.
 	if err := c.s.checkRevoked(ctx, claims, socketFace); err != nil {
 		c.sock.Close("token revoked")
