@@ -35,8 +35,10 @@ clients: build ## the real Fluid clients against the built server (needs Node 20
 		echo "make clients: Node 20 or later and npm are missing; install them (Debian: apt-get install nodejs npm), or run 'make vet race crash' without them"; exit 1; }
 	cd e2e && npm ci --no-audit --no-fund
 	cd e2e/v1 && npm ci --no-audit --no-fund
+	cd e2e/driver3 && npm ci --no-audit --no-fund
 	cd e2e && TIDELOCK_BIN=$(CURDIR)/bin/tidelock npm test
 	cd e2e/v1 && TIDELOCK_BIN=$(CURDIR)/bin/tidelock npm test
+	cd e2e/driver3 && TIDELOCK_BIN=$(CURDIR)/bin/tidelock npm test
 
 .PHONY: crash
 crash: build ## kill -9 under load, again and again
