@@ -63,6 +63,7 @@ func (c *connection) Event(name string, args []json.RawMessage) {
 func (c *connection) Closed(string) {
 	for _, s := range c.sessions {
 		s.end()
+		c.s.touch(c.s.base, s.doc) // who came was noted, but may have stayed for hours
 	}
 }
 
@@ -84,7 +85,7 @@ func (c *connection) connect(args []json.RawMessage) {
 	session, err := c.join(ctx, m, version)
 	if err == nil {
 		c.sessions[session.id] = session
-		c.s.touch(ctx, *m.TenantID, session.doc)
+		c.s.touch(ctx, session.doc)
 		return
 	}
 	r, fault := connectRefusal(err)
