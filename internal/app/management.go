@@ -8,6 +8,7 @@ import (
 
 	"github.com/tidelock/tidelock/internal/arm"
 	"github.com/tidelock/tidelock/internal/entra"
+	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/keystore"
 	"github.com/tidelock/tidelock/internal/provider/fluidrelay"
 	"github.com/tidelock/tidelock/internal/provider/keyvault"
@@ -32,7 +33,7 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts) (http.Ha
 	a.relay = relay.New(relay.Config{Store: a.store, Custody: a.custody, Service: a.service, Tenants: found, Local: local, Log: a.c.Log, Limits: a.c.Limits, Metrics: a.metrics})
 	relays := fluidrelay.New(fluidrelay.Config{
 		Store: a.store, Service: a.service, Custody: a.custody, Hosts: hosts, Vaults: a.vault, Identities: identities,
-		Principals: a.entra, Subscriptions: groups, Relay: a.relay, Allowed: a.allowed, RelayURL: a.RelayURL(), Log: a.c.Log,
+		Principals: a.entra, Subscriptions: groups, Relay: a.relay, Containers: containers{a.relay}, Allowed: a.allowed, RelayURL: a.RelayURL(), Log: a.c.Log,
 	})
 	found.Provider = relays
 	groups.Contain(relays, vaults, identities)
@@ -66,6 +67,23 @@ type tenants struct{ *fluidrelay.Provider }
 func (t *tenants) Lookup(ctx context.Context, id string) (relay.Tenant, bool, error) {
 	id, resource, keys, ok, err := t.Provider.Lookup(ctx, id)
 	return relay.Tenant{ID: id, Resource: resource, Keys: keys}, ok, err
+}
+
+// containers is the management plane's view of the relay's documents.
+type containers struct{ *relay.Server }
+
+func (c containers) Containers(ctx context.Context, tenantID string, after envelope.Name, limit int) ([]fluidrelay.Container, envelope.Name, error) {
+	page, last, err := c.Server.Containers(ctx, tenantID, after, limit)
+	shown := make([]fluidrelay.Container, len(page))
+	for i, one := range page {
+		shown[i] = fluidrelay.Container(one)
+	}
+	return shown, last, err
+}
+
+func (c containers) Container(ctx context.Context, tenantID, id string) (fluidrelay.Container, error) {
+	one, err := c.Server.Container(ctx, tenantID, id)
+	return fluidrelay.Container(one), err
 }
 
 // authenticate checks a management token for the router.

@@ -159,8 +159,8 @@ func matches(header []string, etag string) bool {
 // NewETag returns a fresh ETag, quotes included.
 func NewETag() string { return `"` + newGUID() + `"` }
 
-// pageItems is how many items a list shows at once.
-const pageItems = 100
+// PageItems is how many items a list shows at once.
+const PageItems = 100
 
 // List is the shape of ARM's lists.
 type List[T any] struct {
@@ -173,10 +173,9 @@ type List[T any] struct {
 // pages moves no other.
 func Page[T any](r *Request, items []T, key func(T) string) (*Response, error) {
 	slices.SortFunc(items, func(a, b T) int { return strings.Compare(key(a), key(b)) })
-	query := r.HTTP.URL.Query()
-	after, err := base64.RawURLEncoding.DecodeString(query.Get("$skipToken"))
+	after, err := r.SkipToken()
 	if err != nil {
-		return nil, &Error{Status: 400, Code: "InvalidSkipToken", Message: "The $skipToken is not one that a nextLink of this list has."}
+		return nil, err
 	}
 	if len(after) > 0 {
 		items = slices.DeleteFunc(items, func(v T) bool { return key(v) <= string(after) })
@@ -185,13 +184,35 @@ func Page[T any](r *Request, items []T, key func(T) string) (*Response, error) {
 	if list.Value == nil {
 		list.Value = []T{}
 	}
-	if len(items) > pageItems {
-		list.Value = items[:pageItems]
-		query.Set("$skipToken", base64.RawURLEncoding.EncodeToString([]byte(key(items[pageItems-1]))))
-		next := url.URL{Scheme: "https", Host: r.HTTP.Host, Path: r.HTTP.URL.Path, RawPath: r.HTTP.URL.RawPath, RawQuery: query.Encode()}
-		list.NextLink = next.String()
+	if len(items) > PageItems {
+		list.Value = items[:PageItems]
+		list.NextLink = r.NextLink([]byte(key(items[PageItems-1])))
 	}
 	return &Response{Body: list}, nil
+}
+
+// SkipToken returns the place that a page of a list is to follow, as NextLink was
+// given it; nil for the first page. The client may have made it up. 400 if it has
+// another form.
+func (r *Request) SkipToken() ([]byte, error) {
+	token, err := base64.RawURLEncoding.DecodeString(r.HTTP.URL.Query().Get("$skipToken"))
+	if err != nil {
+		return nil, ErrInvalidSkipToken()
+	}
+	return token, nil
+}
+
+// NextLink returns the URL of the list's page after token.
+func (r *Request) NextLink(token []byte) string {
+	query := r.HTTP.URL.Query()
+	query.Set("$skipToken", base64.RawURLEncoding.EncodeToString(token))
+	next := url.URL{Scheme: "https", Host: r.HTTP.Host, Path: r.HTTP.URL.Path, RawPath: r.HTTP.URL.RawPath, RawQuery: query.Encode()}
+	return next.String()
+}
+
+// ErrInvalidSkipToken is the 400 of a $skipToken that the server did not make.
+func ErrInvalidSkipToken() *Error {
+	return &Error{Status: 400, Code: "InvalidSkipToken", Message: "The $skipToken is not one that a nextLink of this list has."}
 }
 
 // ErrResourceNotFound is the 404 of a resource.

@@ -122,6 +122,12 @@ func (e *APIError) Error() string {
 // Do makes one management request and decodes the answer into out, unless that is
 // nil. A refusal is an *APIError.
 func (c *Client) Do(ctx context.Context, method, path, apiVersion string, in, out any) error {
+	return c.send(ctx, method, c.profile.ManagementURL+path+"?api-version="+apiVersion, in, out)
+}
+
+// send is Do for a whole URL, which must be one of the management plane: it is sent
+// a token.
+func (c *Client) send(ctx context.Context, method, target string, in, out any) error {
 	token, err := c.credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{"https://management.azure.com/.default"}})
 	if err != nil {
 		return c.explain(err)
@@ -134,7 +140,7 @@ func (c *Client) Do(ctx context.Context, method, path, apiVersion string, in, ou
 		}
 		body = bytes.NewReader(raw)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.profile.ManagementURL+path+"?api-version="+apiVersion, body)
+	req, err := http.NewRequestWithContext(ctx, method, target, body)
 	if err != nil {
 		return err
 	}
@@ -149,7 +155,7 @@ func (c *Client) Do(ctx context.Context, method, path, apiVersion string, in, ou
 	defer resp.Body.Close()
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", method, path, err)
+		return fmt.Errorf("%s %s: %w", method, target, err)
 	}
 	if resp.StatusCode >= 300 {
 		return apiError(resp.StatusCode, raw)
@@ -158,7 +164,7 @@ func (c *Client) Do(ctx context.Context, method, path, apiVersion string, in, ou
 		return nil
 	}
 	if err := json.Unmarshal(raw, out); err != nil {
-		return fmt.Errorf("%s %s: the answer is not what was expected: %w", method, path, err)
+		return fmt.Errorf("%s %s: the answer is not what was expected: %w", method, target, err)
 	}
 	return nil
 }

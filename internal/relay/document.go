@@ -52,15 +52,16 @@ func (e *endedError) Unwrap() error { return e.cause }
 // ends, its sessions are closed, and the next who asks for it loads it anew.
 type document struct {
 	// Immutable.
-	id     string
-	idJSON []byte
-	log    *slog.Logger
-	st     store.Store
-	keys   *custody.Document
-	hist   *history.Document
-	m      *metrics
-	inbox  *inbox
-	ended  chan struct{} // closed once nothing is served any more
+	tenantID string
+	id       string
+	idJSON   []byte
+	log      *slog.Logger
+	st       store.Store
+	keys     *custody.Document
+	hist     *history.Document
+	m        *metrics
+	inbox    *inbox
+	ended    chan struct{} // closed once nothing is served any more
 
 	maxClients int // sessions that it takes
 

@@ -217,6 +217,7 @@ func (s *Server) load(ctx context.Context, t Tenant, id string) (*document, erro
 		return nil, err
 	}
 	d := &document{
+		tenantID:   t.ID,
 		id:         id,
 		idJSON:     encode(id),
 		log:        s.c.Log.With("tenant_id", t.ID, "document_id", id),
@@ -304,11 +305,12 @@ func (s *Server) exists(ctx context.Context, t Tenant, id string) (bool, error) 
 	return err == nil, err
 }
 
-// remove destroys a document's key and record, which makes it unreadable, then
-// closes its sessions and deletes what is left. It needs no customer key. existed
-// is false if there was none.
+// remove destroys a document's key, which makes it unreadable, and marks its record
+// as deleted, then closes its sessions and deletes what is left. It needs no customer
+// key. existed is false if there was none, or none any more; what an earlier call
+// could not delete then is deleted now.
 func (s *Server) remove(ctx context.Context, t Tenant, id string) (existed bool, err error) {
-	r, row, err := s.record(ctx, t.ID, id)
+	r, row, err := s.recordOrTombstone(ctx, t.ID, id)
 	if errors.Is(err, errUnknownDocument) {
 		return false, nil
 	}
@@ -319,15 +321,23 @@ func (s *Server) remove(ctx context.Context, t Tenant, id string) (existed bool,
 	if err != nil {
 		return true, err
 	}
-	// First the key, so that nobody can load the document again.
-	destroy := s.c.Custody.DestroyDocument(t.Resource, handle)
-	if err := s.c.Store.WriteRows(ctx, []store.RowWrite{{RowKey: row.RowKey}, destroy}); err != nil {
-		return true, fmt.Errorf("destroy document key: %w", err)
+	existed = !r.deleted()
+	if existed {
+		// First the key, so that nobody can load the document again.
+		r.DeletedAt = time.Now().UTC().Truncate(time.Second)
+		mark, err := s.recordWrite(row.RowKey, r, store.Anything)
+		if err != nil {
+			return true, err
+		}
+		destroy := s.c.Custody.DestroyDocument(t.Resource, handle)
+		if err := s.c.Store.WriteRows(ctx, []store.RowWrite{mark, destroy}); err != nil {
+			return true, fmt.Errorf("destroy document key: %w", err)
+		}
 	}
 	if err := s.evict(ctx, func(k documentKey) bool { return k == documentKey{t.ID, id} }); err != nil {
-		return true, err
+		return existed, err
 	}
-	return true, s.deleteStored(ctx, handle)
+	return existed, s.deleteStored(ctx, handle)
 }
 
 func (s *Server) deleteStored(ctx context.Context, h envelope.DocumentHandle) error {

@@ -19,13 +19,18 @@ const documentsTable store.Table = "documents"
 // touchEvery is how exact lastAccess is.
 const touchEvery = 5 * time.Minute
 
-// documentRecord is the plaintext of a row of documentsTable.
+// documentRecord is the plaintext of a row of documentsTable. The record of a deleted
+// document stays: its id is not used again, for whoever still holds a token that
+// names it could bring it back with contents of his own.
 type documentRecord struct {
 	ID         string    `json:"id"`
 	Handle     string    `json:"handle"` // 32 hex digits
 	CreatedAt  time.Time `json:"createdAt"`
 	LastAccess time.Time `json:"lastAccess"`
+	DeletedAt  time.Time `json:"deletedAt,omitzero"`
 }
+
+func (r documentRecord) deleted() bool { return !r.DeletedAt.IsZero() }
 
 func (r documentRecord) handle() (envelope.DocumentHandle, error) {
 	var h envelope.DocumentHandle
@@ -50,8 +55,18 @@ func (s *Server) recordKey(tenantID, id string) store.RowKey {
 	}
 }
 
-// record finds a document; errUnknownDocument.
+// record finds a document; errUnknownDocument, also for a deleted one.
 func (s *Server) record(ctx context.Context, tenantID, id string) (documentRecord, store.Row, error) {
+	r, row, err := s.recordOrTombstone(ctx, tenantID, id)
+	if err == nil && r.deleted() {
+		return documentRecord{}, store.Row{}, errUnknownDocument
+	}
+	return r, row, err
+}
+
+// recordOrTombstone finds a document or what a deleted one left behind;
+// errUnknownDocument if there never was one.
+func (s *Server) recordOrTombstone(ctx context.Context, tenantID, id string) (documentRecord, store.Row, error) {
 	row, err := s.c.Store.GetRow(ctx, s.recordKey(tenantID, id))
 	if errors.Is(err, store.ErrNotFound) {
 		return documentRecord{}, store.Row{}, errUnknownDocument
@@ -86,12 +101,12 @@ func (s *Server) recordWrite(key store.RowKey, r documentRecord, expect store.Ex
 
 // touch notes that d is in use, every few minutes at most. That it fails harms
 // nothing that a client sees, so it only logs.
-func (s *Server) touch(ctx context.Context, tenantID string, d *document) {
+func (s *Server) touch(ctx context.Context, d *document) {
 	now := time.Now().UTC().Truncate(time.Second)
 	if !d.dueTouch(now) {
 		return
 	}
-	r, row, err := s.record(ctx, tenantID, d.id)
+	r, row, err := s.record(ctx, d.tenantID, d.id)
 	if err == nil {
 		r.LastAccess = now
 		var w store.RowWrite

@@ -86,6 +86,7 @@ func (c *connection) Closed(reason string) {
 		s.end()
 		c.s.m.sessions(s).Dec()
 		s.doc.log.Info("session ended", "client_id", s.id, "correlation_id", c.correlationID, "reason", reason)
+		c.s.touch(c.s.base, s.doc) // who came was noted, but may have stayed for hours
 	}
 }
 
@@ -126,7 +127,7 @@ func (c *connection) connect(args []json.RawMessage) {
 		c.s.m.sessions(session).Inc()
 		session.doc.log.InfoContext(ctx, "session connected",
 			"client_id", session.id, "mode", session.success.Mode, "correlation_id", c.correlationID)
-		c.s.touch(ctx, *m.TenantID, session.doc)
+		c.s.touch(ctx, session.doc)
 		return
 	}
 	r, fault := connectRefusal(err)

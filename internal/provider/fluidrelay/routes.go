@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/tidelock/tidelock/internal/arm"
+	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/provider/tracked"
 	"github.com/tidelock/tidelock/internal/store"
 )
@@ -230,15 +230,27 @@ func (p *Provider) listContainers(ctx context.Context, r *arm.Request) (*arm.Res
 	if err != nil {
 		return nil, err
 	}
-	all, err := p.c.Containers.Containers(ctx, s.TenantID)
+	token, err := r.SkipToken()
 	if err != nil {
 		return nil, err
 	}
-	views := make([]wireContainer, len(all))
-	for n, c := range all {
-		views[n] = c.wire(s)
+	var after envelope.Name
+	if len(token) != 0 && len(token) != len(after) {
+		return nil, arm.ErrInvalidSkipToken()
 	}
-	return arm.Page(r, views, func(w wireContainer) string { return w.Name })
+	copy(after[:], token)
+	page, last, err := p.c.Containers.Containers(ctx, s.TenantID, after, arm.PageItems)
+	if err != nil {
+		return nil, err
+	}
+	list := arm.List[wireContainer]{Value: make([]wireContainer, len(page))}
+	for n, c := range page {
+		list.Value[n] = c.wire(s)
+	}
+	if last != (envelope.Name{}) {
+		list.NextLink = r.NextLink(last[:])
+	}
+	return &arm.Response{Body: list}, nil
 }
 
 func (p *Provider) getContainer(ctx context.Context, r *arm.Request) (*arm.Response, error) {
@@ -246,16 +258,15 @@ func (p *Provider) getContainer(ctx context.Context, r *arm.Request) (*arm.Respo
 	if err != nil {
 		return nil, err
 	}
-	all, err := p.c.Containers.Containers(ctx, s.TenantID)
+	// Ids of documents are not names of Azure: their letters count.
+	c, err := p.c.Containers.Container(ctx, s.TenantID, r.Param("container"))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, arm.ErrResourceNotFound(r.ID)
+	}
 	if err != nil {
 		return nil, err
 	}
-	// Ids of documents are not names of Azure: their letters count.
-	at := slices.IndexFunc(all, func(c Container) bool { return c.ID == r.Param("container") })
-	if at < 0 {
-		return nil, arm.ErrResourceNotFound(r.ID)
-	}
-	return &arm.Response{Body: all[at].wire(s)}, nil
+	return &arm.Response{Body: c.wire(s)}, nil
 }
 
 func (p *Provider) deleteContainer(ctx context.Context, r *arm.Request) (*arm.Response, error) {

@@ -2,6 +2,8 @@ package fluidrelay_test
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tidelock/tidelock/internal/arm"
+	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/provider/fluidrelay"
 	"github.com/tidelock/tidelock/internal/provider/providertest"
 	"github.com/tidelock/tidelock/internal/store"
@@ -22,12 +26,39 @@ func action(name, verb string) string {
 	return strings.TrimSuffix(serverPath(name), version) + "/" + verb + version
 }
 
-// containers is a data plane with one document for each tenant.
-type containers struct{ deleted []string }
+// containers is a data plane with one document for each tenant, and as many more as
+// are asked for.
+type containers struct {
+	more    int
+	deleted []string
+}
 
-func (c *containers) Containers(context.Context, string) ([]fluidrelay.Container, error) {
+func (c *containers) all() []fluidrelay.Container {
 	at := time.Unix(1700000000, 0)
-	return []fluidrelay.Container{{ID: "doc-A", Created: at, Accessed: at}}, nil
+	all := []fluidrelay.Container{{ID: "doc-A", Created: at, Accessed: at.Add(time.Minute)}}
+	for n := range c.more {
+		all = append(all, fluidrelay.Container{ID: fmt.Sprintf("more-%d", n), Created: at, Accessed: at})
+	}
+	return all
+}
+
+// Containers gives places that count the documents before them.
+func (c *containers) Containers(_ context.Context, _ string, after envelope.Name, limit int) ([]fluidrelay.Container, envelope.Name, error) {
+	all := c.all()[binary.BigEndian.Uint32(after[:]):]
+	if len(all) <= limit {
+		return all, envelope.Name{}, nil
+	}
+	binary.BigEndian.PutUint32(after[:], binary.BigEndian.Uint32(after[:])+uint32(limit))
+	return all[:limit], after, nil
+}
+
+func (c *containers) Container(_ context.Context, _, id string) (fluidrelay.Container, error) {
+	for _, one := range c.all() {
+		if one.ID == id {
+			return one, nil
+		}
+	}
+	return fluidrelay.Container{}, store.ErrNotFound
 }
 
 func (c *containers) DeleteContainer(_ context.Context, _, id string) error {
@@ -66,6 +97,32 @@ func TestGolden(t *testing.T) {
 	}
 	// Without a data plane that lists them there are no containers, rather than none.
 	f.Refused(404, "InvalidResourceType", f.Do("GET", action("s1", "fluidRelayContainers"), ""))
+}
+
+func TestContainersArePaged(t *testing.T) {
+	p := providertest.New(t, &containers{more: 2 * arm.PageItems})
+	p.Want(200, p.Do("PUT", serverPath("s1"), `{"location":"westus2"}`))
+	var sizes []int
+	seen := map[string]bool{}
+	for target := action("s1", "fluidRelayContainers"); target != ""; {
+		var page arm.List[struct {
+			Name string `json:"name"`
+		}]
+		if err := json.Unmarshal(p.Want(200, p.Do("GET", target, "")).Body, &page); err != nil {
+			t.Fatal(err)
+		}
+		sizes = append(sizes, len(page.Value))
+		for _, c := range page.Value {
+			seen[c.Name] = true
+		}
+		target = strings.TrimPrefix(page.NextLink, "https://management.tidelock.test")
+	}
+	if want := []int{arm.PageItems, arm.PageItems, 1}; !slices.Equal(sizes, want) || len(seen) != 2*arm.PageItems+1 {
+		t.Errorf("pages of %v with %d containers, want %v", sizes, len(seen), want)
+	}
+	for _, token := range []string{"AAAA", "!", strings.Repeat("A", 200)} {
+		p.Refused(400, "InvalidSkipToken", p.Do("GET", action("s1", "fluidRelayContainers")+"&$skipToken="+token, ""))
+	}
 }
 
 func TestBadRequests(t *testing.T) {

@@ -55,10 +55,16 @@ type Relay interface {
 	DeleteTenant(ctx context.Context, tenantID string) error
 }
 
-// Containers shows the documents of a tenant.
+// Containers shows the documents of a tenant. It needs no customer key.
 type Containers interface {
-	Containers(ctx context.Context, tenantID string) ([]Container, error)
-	// DeleteContainer returns store.ErrNotFound for an unknown one.
+	// Containers returns those after a place in the list (zero: from the start), at
+	// most limit of them, and the place of the last one; zero when there are no more.
+	// Who comes or goes between two calls moves no other.
+	Containers(ctx context.Context, tenantID string, after envelope.Name, limit int) ([]Container, envelope.Name, error)
+	// Container returns store.ErrNotFound for an unknown one.
+	Container(ctx context.Context, tenantID, id string) (Container, error)
+	// DeleteContainer returns store.ErrNotFound for an unknown one. After another error
+	// it may be called again, and does the rest.
 	DeleteContainer(ctx context.Context, tenantID, id string) error
 }
 

@@ -1,0 +1,121 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func (o *Options) containerCommand() *cobra.Command {
+	parent := o.withOutput(&cobra.Command{Use: "container", Short: "Containers of a relay"})
+	list := o.onContainer("list", "List the containers of a relay", listContainers)
+	show := o.onContainer("show", "Show a container", showContainer)
+	remove := o.onContainer("delete", "Disconnect a container's clients, destroy its key and remove it; it cannot be brought back", deleteContainer)
+	for _, c := range []*cobra.Command{show, remove} {
+		c.Flags().String("id", "", "id of the container")
+		required(c, "id")
+	}
+	parent.AddCommand(list, show, remove)
+	return parent
+}
+
+// onContainer makes a command that works on a relay's containers. run is given the
+// path of the one that --id names, or of all.
+func (o *Options) onContainer(use, short string, run func(context.Context, *Client, string, printer) error) *cobra.Command {
+	var f relayFlags
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		p, err := o.printer()
+		if err != nil {
+			return err
+		}
+		client, err := o.connect()
+		if err != nil {
+			return err
+		}
+		path := client.relayPath(f) + "/fluidRelayContainers"
+		if id := c.Flags().Lookup("id"); id != nil {
+			path += "/" + url.PathEscape(id.Value.String())
+		}
+		if err := run(c.Context(), client, path, p); err != nil {
+			return fmt.Errorf("container %s: %w", use, err)
+		}
+		return nil
+	}}
+	c.Flags().StringVar(&f.name, "name", seedRelay, "name of the relay")
+	c.Flags().StringVar(&f.group, "resource-group", seedGroup, "its resource group")
+	return c
+}
+
+func listContainers(ctx context.Context, client *Client, path string, p printer) error {
+	all, err := client.List(ctx, path, versionFluidRelay)
+	if err != nil {
+		return err
+	}
+	return printContainers(p, all, all...)
+}
+
+func showContainer(ctx context.Context, client *Client, path string, p printer) error {
+	var raw json.RawMessage
+	if err := client.Do(ctx, http.MethodGet, path, versionFluidRelay, nil, &raw); err != nil {
+		return err
+	}
+	return printContainers(p, raw, raw)
+}
+
+// deleteContainer asks for the container first: a deletion of what is not there
+// succeeds, which would hide a mistyped id.
+func deleteContainer(ctx context.Context, client *Client, path string, p printer) error {
+	var raw json.RawMessage
+	if err := client.Do(ctx, http.MethodGet, path, versionFluidRelay, nil, &raw); err != nil {
+		return err
+	}
+	if err := client.Do(ctx, http.MethodDelete, path, versionFluidRelay, nil, nil); err != nil {
+		return err
+	}
+	return printContainers(p, raw, raw)
+}
+
+// printContainers prints value as JSON, or its containers as a table.
+func printContainers(p printer, value any, containers ...json.RawMessage) error {
+	rows := [][]string{{"ID", "CREATED", "LAST ACCESS"}}
+	for _, raw := range containers {
+		var c struct {
+			Properties struct {
+				ID       string `json:"frsContainerId"`
+				Created  string `json:"creationTime"`
+				Accessed string `json:"lastAccessTime"`
+			} `json:"properties"`
+		}
+		if err := json.Unmarshal(raw, &c); err != nil {
+			return fmt.Errorf("container: %w", err)
+		}
+		rows = append(rows, []string{c.Properties.ID, c.Properties.Created, c.Properties.Accessed})
+	}
+	return p.print(value, rows)
+}
+
+// List returns all items of a list, page by page.
+func (c *Client) List(ctx context.Context, path, apiVersion string) ([]json.RawMessage, error) {
+	all := []json.RawMessage{}
+	for next := c.profile.ManagementURL + path + "?api-version=" + apiVersion; next != ""; {
+		// Our token goes to our server only, whatever a link says.
+		if !strings.HasPrefix(next, c.profile.ManagementURL+"/") {
+			return nil, errors.New("the list goes on at another server")
+		}
+		var page struct {
+			Value []json.RawMessage `json:"value"`
+			Next  string            `json:"nextLink"`
+		}
+		if err := c.send(ctx, http.MethodGet, next, nil, &page); err != nil {
+			return nil, err
+		}
+		all, next = append(all, page.Value...), page.Next
+	}
+	return all, nil
+}
