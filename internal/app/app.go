@@ -15,6 +15,7 @@ import (
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/keystore"
+	"github.com/tidelock/tidelock/internal/provider/fluidrelay"
 	"github.com/tidelock/tidelock/internal/relay"
 	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/store/pebble"
@@ -36,6 +37,7 @@ type App struct {
 	vault   *vault.Service
 	custody *custody.Keeper
 	relay   *relay.Server
+	relays  *fluidrelay.Provider
 }
 
 // drainTime bounds an orderly stop; after it connections are cut. Everything that
@@ -130,6 +132,10 @@ func (a *App) Serve(ctx context.Context) error {
 	g, serving := errgroup.WithContext(ctx)
 	g.Go(func() error { return served(a.serveRelay()) })
 	g.Go(func() error { return served(a.managementHTTP.ServeTLS(a.managementListener, "", "")) })
+	g.Go(func() error {
+		a.relays.AdmitAll(serving)
+		return nil
+	})
 	g.Go(func() error {
 		<-serving.Done()
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
