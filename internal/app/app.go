@@ -16,6 +16,7 @@ import (
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/keystore"
+	"github.com/tidelock/tidelock/internal/provider/fluidrelay"
 	"github.com/tidelock/tidelock/internal/relay"
 	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/store/metered"
@@ -42,6 +43,7 @@ type App struct {
 	vault   *vault.Service
 	custody *custody.Keeper
 	relay   *relay.Server
+	relays  *fluidrelay.Provider
 }
 
 // drainTime bounds an orderly stop; after it connections are cut. Everything that
@@ -147,6 +149,10 @@ func (a *App) Serve(ctx context.Context) error {
 	if a.metricsListener != nil {
 		g.Go(func() error { return served(a.metricsHTTP.Serve(a.metricsListener)) })
 	}
+	g.Go(func() error {
+		a.relays.AdmitAll(serving)
+		return nil
+	})
 	g.Go(func() error {
 		<-serving.Done()
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)

@@ -84,7 +84,9 @@ type Route struct {
 	// Microsoft.FluidRelay/fluidRelayServers/read. Empty: every authenticated caller
 	// may; the handler then shows only what the caller may see.
 	Action string
-	Handle func(ctx context.Context, r *Request) (*Response, error)
+	// Versions are those it serves, if they are others than its provider's.
+	Versions []string
+	Handle   func(ctx context.Context, r *Request) (*Response, error)
 }
 
 // What patterns begin with.

@@ -186,7 +186,11 @@ func (rt *Router) route(req *Request, path []string, a *answer) (*boundRoute, er
 		return nil, &Error{Status: 405, Code: "MethodNotAllowed", Message: fmt.Sprintf("The requested resource does not support http method '%s'.", req.HTTP.Method)}
 	}
 	req.ID = found.pattern.id(path)
-	if served := found.provider.Versions; len(served) > 0 && !slices.ContainsFunc(served, func(v string) bool { return strings.EqualFold(v, req.APIVersion) }) {
+	served := found.Versions
+	if served == nil {
+		served = found.provider.Versions
+	}
+	if len(served) > 0 && !slices.ContainsFunc(served, func(v string) bool { return strings.EqualFold(v, req.APIVersion) }) {
 		return nil, &Error{Status: 400, Code: "NoRegisteredProviderFound", Message: fmt.Sprintf(
 			"No registered resource provider found for API version '%s' for type '%s'. The supported api-versions are '%s'.",
 			req.APIVersion, strings.Join(req.ID.Types, "/"), strings.Join(newestFirst(served), ", "))}

@@ -16,6 +16,7 @@ const (
 	versionGroups     = "2021-04-01"
 	versionVaults     = "2023-07-01"
 	versionIdentities = "2023-01-31"
+	versionPreview    = "2025-06-20-preview" // of Microsoft.FluidRelay
 )
 
 // relayServer is what the command line reads of a Fluid Relay resource.

@@ -47,32 +47,52 @@ func (k *Keeper) Create(ctx context.Context, r envelope.ResourceID, s Settings, 
 // *CheckError; store.ErrConflict if the settings were changed meanwhile;
 // store.ErrNotFound (wrapped) for an unknown resource.
 func (k *Keeper) Update(ctx context.Context, r envelope.ResourceID, s Settings, also ...store.RowWrite) error {
-	old, row, err := k.readRecord(ctx, r)
+	m, err := k.prepare(ctx, r, s, forUpdate)
 	if err != nil {
 		return err
+	}
+	if m.moves() {
+		return k.rewrap(ctx, r, m, also...)
+	}
+	if len(also) == 0 {
+		return nil
+	}
+	return k.c.Store.WriteRows(ctx, also)
+}
+
+// CheckUpdate does what Update does before it changes anything: errors as there.
+func (k *Keeper) CheckUpdate(ctx context.Context, r envelope.ResourceID, s Settings) error {
+	m, err := k.prepare(ctx, r, s, forCheck)
+	m.key.Wipe()
+	return err
+}
+
+// prepare checks everything that an update to s needs. Without an error the root key is
+// the caller's, if it moves.
+func (k *Keeper) prepare(ctx context.Context, r envelope.ResourceID, s Settings, why reason) (rewrapping, error) {
+	old, row, err := k.readRecord(ctx, r)
+	if err != nil {
+		return rewrapping{}, err
 	}
 	problems := &CheckError{}
 	switch {
 	case old.kid.IsZero() && !s.Key.IsZero():
 		problems.add(codeCannotEnable, "The resource was made without a customer-managed key and cannot get one: make a new resource.")
-		return problems
+		return rewrapping{}, problems
 	case !old.kid.IsZero() && s.Key.IsZero():
 		problems.add(codeCannotDisable, "A resource with a customer-managed key cannot do without: only key, version and identity can be changed.")
-		return problems
+		return rewrapping{}, problems
 	}
-	described, problems := k.check(ctx, s, forUpdate)
-	if old.KeyURL == s.Key.String() && strings.EqualFold(old.Identity, s.Identity) {
-		if err := problems.or(); err != nil || len(also) == 0 {
-			return err
-		}
-		return k.c.Store.WriteRows(ctx, also)
+	described, problems := k.check(ctx, s, why)
+	m := rewrapping{old: old, row: row, to: s, version: described, reason: why}
+	if m.moves() {
+		m.key = k.unwrapPrevious(ctx, r, m, problems)
 	}
-	key := k.unwrapPrevious(ctx, r, old, s, problems)
 	if err := problems.or(); err != nil {
-		key.Wipe()
-		return err
+		m.key.Wipe()
+		return rewrapping{}, err
 	}
-	return k.rewrap(ctx, r, rewrapping{old: old, row: row, key: key, to: s, version: described, reason: forUpdate}, also...)
+	return m, nil
 }
 
 // rewrapping is a root key on its way from one key version to another.
@@ -83,6 +103,11 @@ type rewrapping struct {
 	to      Settings
 	version keystore.Key // of to, as it was checked
 	reason  reason
+}
+
+// moves says whether the settings are others than those in force.
+func (m rewrapping) moves() bool {
+	return m.old.KeyURL != m.to.Key.String() || !strings.EqualFold(m.old.Identity, m.to.Identity)
 }
 
 // rewrap wraps the root key with the new version, stores that in one write with also,
@@ -140,12 +165,12 @@ func (k *Keeper) replace(ctx context.Context, r envelope.ResourceID, old *wrapRe
 //
 // It is used as the identity that is recorded, unless only the identity changes:
 // then as the new one, so that a resource whose identity was lost can be repaired.
-func (k *Keeper) unwrapPrevious(ctx context.Context, r envelope.ResourceID, old *wrapRecord, s Settings, problems *CheckError) envelope.RootKey {
-	identity := old.Identity
-	if old.KeyURL == s.Key.String() {
-		identity = s.Identity
+func (k *Keeper) unwrapPrevious(ctx context.Context, r envelope.ResourceID, m rewrapping, problems *CheckError) envelope.RootKey {
+	old, identity := m.old, m.old.Identity
+	if old.KeyURL == m.to.Key.String() {
+		identity = m.to.Identity
 	}
-	u := k.kek(identity, old.kid.IsZero(), forUpdate)
+	u := k.kek(identity, old.kid.IsZero(), m.reason)
 	const undo = "The root key can only be moved while the key that holds it works; nothing was changed."
 	described, err := u.describe(ctx, old.kid)
 	if err != nil {

@@ -104,42 +104,6 @@ func (k *Keeper) Close() {
 	k.wg.Wait()
 }
 
-// State of a resource's key.
-type State string
-
-// The states.
-const (
-	Healthy     State = "Healthy"
-	Suspect     State = "Suspect"     // refused once; being confirmed
-	Unreachable State = "Unreachable" // no answer; served until the grace is over
-	Unusable    State = "Unusable"    // refused; nothing is served
-)
-
-// Status is what is known of a resource's key.
-type Status struct {
-	State     State  // empty when the key was not needed since the start
-	Reason    string // KeyDisabled, AccessDenied, ...; empty when healthy
-	Since     time.Time
-	LastProof time.Time
-	KeyID     string // the version in use; "service" for the service-managed key
-}
-
-// Status returns the present state; it asks no key store.
-func (k *Keeper) Status(r envelope.ResourceID) Status {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	root := k.roots[r]
-	if root == nil {
-		return Status{}
-	}
-	w := root.watch
-	s := Status{State: w.state, Reason: w.reason, Since: w.since, LastProof: w.lastProof, KeyID: root.rec.KeyID}
-	if !root.mismatch.IsZero() && (w.state != Unusable || w.reason == reasonLease) {
-		s.State, s.Reason, s.Since = Unusable, reasonMismatch, root.mismatch
-	}
-	return s
-}
-
 // Admit says whether the resource's data may be served now: nil, or an
 // *UnusableError. It loads and unwraps the root key when that is not in memory.
 // Other errors are the store's, store.ErrNotFound (wrapped) for an unknown resource

@@ -152,7 +152,11 @@ func (k *Keeper) documentKeyRow(r envelope.ResourceID, h envelope.DocumentHandle
 // readRecord reads the wrap record in force. store.ErrNotFound if the resource has
 // none, store.ErrCorrupt (wrapped) if it does not open or does not belong here.
 func (k *Keeper) readRecord(ctx context.Context, r envelope.ResourceID) (*wrapRecord, store.Row, error) {
-	key := k.recordKey(r, currentID)
+	return k.readRecordAt(ctx, r, currentID)
+}
+
+func (k *Keeper) readRecordAt(ctx context.Context, r envelope.ResourceID, id string) (*wrapRecord, store.Row, error) {
+	key := k.recordKey(r, id)
 	row, err := k.c.Store.GetRow(ctx, key)
 	if err != nil {
 		return nil, store.Row{}, fmt.Errorf("read wrap record: %w", err)

@@ -74,12 +74,15 @@ func (k *Keeper) adoptNewest(ctx context.Context, r envelope.ResourceID) error {
 // looksForNewest says whether it is time to. A version that expired still unwraps, so
 // moving on is possible then too; from one that is disabled only rescue leads on.
 func (w *watch) looksForNewest(found evidence) bool {
-	every := VersionEvery
-	if !w.expires.IsZero() && time.Until(w.expires) < VersionEvery {
-		every = versionSoon
-	}
 	asks := found.verdict == proof || found.verdict == refusal && found.reason == reasonExpired
-	return asks && time.Since(w.versionSeen) >= every
+	return asks && time.Since(w.versionSeen) >= w.versionEvery()
+}
+
+func (w *watch) versionEvery() time.Duration {
+	if !w.expires.IsZero() && time.Until(w.expires) < VersionEvery {
+		return versionSoon
+	}
+	return VersionEvery
 }
 
 // rescued is a root key on its way to the newest version without the version in use.

@@ -61,6 +61,7 @@ type watch struct {
 	faults    int       // in a row, while unreachable
 	failed    time.Time // the last look that gave no proof
 
+	next        time.Time // when the key store is asked next
 	versionSeen time.Time // when the newest version was last looked for
 	rotating    bool      // it is being looked for now
 	rescuing    bool      // root keys in memory are being moved to it, for this version was disabled
@@ -75,7 +76,7 @@ func (k *Keeper) watchFor(rec *wrapRecord) *watch {
 		return w
 	}
 	ctx, stop := context.WithCancel(k.ctx)
-	w := &watch{k: k, key: key, kick: make(chan struct{}, 1), stop: stop, members: map[*root]struct{}{}}
+	w := &watch{k: k, key: key, kick: make(chan struct{}, 1), stop: stop, members: map[*root]struct{}{}, next: time.Now().Add(ProbeEvery)}
 	k.watches[key] = w
 	k.wg.Go(func() { w.run(ctx) })
 	return w
@@ -95,7 +96,7 @@ func (w *watch) leave(r *root) {
 func (w *watch) run(ctx context.Context) {
 	last := time.Now()
 	for {
-		timer := time.NewTimer(w.interval() - time.Since(last))
+		timer := time.NewTimer(time.Until(w.schedule(last)))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -109,10 +110,16 @@ func (w *watch) run(ctx context.Context) {
 	}
 }
 
-// interval is the time between the last probe and the next.
-func (w *watch) interval() time.Duration {
+// schedule says when to probe next, after last.
+func (w *watch) schedule(last time.Time) time.Time {
 	w.k.mu.Lock()
 	defer w.k.mu.Unlock()
+	w.next = last.Add(w.interval())
+	return w.next
+}
+
+// interval is the time between the last probe and the next.
+func (w *watch) interval() time.Duration {
 	switch {
 	case w.state == Suspect, w.state == Unreachable && w.faults == 1:
 		return ConfirmAfter

@@ -96,14 +96,24 @@ func (p *Provider) put(ctx context.Context, r *arm.Request) (*arm.Response, erro
 	if err := r.Precondition(row.Value.ETag); err != nil {
 		return nil, err
 	}
-	b, props, err := readBody(r, properties{})
-	if err != nil {
+	if c, err = c.readPut(r); err != nil {
 		return nil, err
 	}
-	c.next = row.Value
-	if c.before == nil {
+	return p.apply(ctx, c)
+}
+
+// readPut completes c with the body of a PUT.
+func (c change) readPut(r *arm.Request) (change, error) {
+	b, props, err := readBody(r, properties{})
+	if err != nil {
+		return c, err
+	}
+	current := ""
+	if c.before != nil {
+		c.next, current = c.before.Value, c.before.Value.Location
+	} else {
 		if !serverName.MatchString(r.ID.Name()) {
-			return nil, &arm.Error{Status: 400, Code: "InvalidResourceName", Message: fmt.Sprintf(
+			return c, &arm.Error{Status: 400, Code: "InvalidResourceName", Message: fmt.Sprintf(
 				"The Fluid Relay server's name '%s' is not allowed: it has 1 to 50 letters, digits and hyphens.", r.ID.Name())}
 		}
 		c.next = newServer(r.ID)
@@ -112,8 +122,8 @@ func (p *Provider) put(ctx context.Context, r *arm.Request) (*arm.Response, erro
 	if b.Location != nil {
 		location = *b.Location
 	}
-	if c.next.Location, err = tracked.Location(location, row.Value.Location, r.ID); err != nil {
-		return nil, err
+	if c.next.Location, err = tracked.Location(location, current, r.ID); err != nil {
+		return c, err
 	}
 	c.next.Tags = nil
 	if b.Tags != nil {
@@ -126,10 +136,8 @@ func (p *Provider) put(ctx context.Context, r *arm.Request) (*arm.Response, erro
 	if bytes.Equal(b.Identity, []byte("null")) {
 		b.Identity = nil
 	}
-	if c.wanted, err = mergeIdentity(identity{}, b.Identity); err != nil {
-		return nil, err
-	}
-	return p.apply(ctx, c)
+	c.wanted, err = mergeIdentity(identity{}, b.Identity)
+	return c, err
 }
 
 func newServer(id arm.ResourceID) server {
@@ -150,32 +158,40 @@ func (p *Provider) patch(ctx context.Context, r *arm.Request) (*arm.Response, er
 	if err := r.Precondition(row.Value.ETag); err != nil {
 		return nil, err
 	}
-	c := change{caller: r.Caller, id: r.ID, before: &row, next: row.Value}
-	base := properties{SKU: row.Value.SKU}
-	if row.Value.Encryption != nil {
-		key := *row.Value.Encryption
+	c := change{caller: r.Caller, id: r.ID, before: &row}
+	if c, err = c.readPatch(r); err != nil {
+		return nil, err
+	}
+	return p.apply(ctx, c)
+}
+
+// readPatch completes c with the body of a PATCH, merged into what is stored.
+func (c change) readPatch(r *arm.Request) (change, error) {
+	stored := c.before.Value
+	c.next = stored
+	base := properties{SKU: stored.SKU}
+	if stored.Encryption != nil {
+		key := *stored.Encryption
 		base.Encryption = &wireEncryption{CMK: &key}
 	}
 	b, props, err := readBody(r, base)
 	if err != nil {
-		return nil, err
+		return c, err
 	}
-	if b.Location != nil && arm.ShortLocation(*b.Location) != row.Value.Location {
-		return nil, &arm.Error{Status: 400, Code: "InvalidResourceLocation", Target: "location", Message: fmt.Sprintf(
-			"The resource '%s' is in location '%s', which cannot be changed.", row.Value.Name, row.Value.Location)}
+	if b.Location != nil && arm.ShortLocation(*b.Location) != stored.Location {
+		return c, &arm.Error{Status: 400, Code: "InvalidResourceLocation", Target: "location", Message: fmt.Sprintf(
+			"The resource '%s' is in location '%s', which cannot be changed.", stored.Name, stored.Location)}
 	}
-	if props.SKU != row.Value.SKU {
-		return nil, &arm.Error{Status: 400, Code: "PropertyChangeNotAllowed", Target: "properties.storagesku", Message: "The property storagesku cannot be changed by an update."}
+	if props.SKU != stored.SKU {
+		return c, &arm.Error{Status: 400, Code: "PropertyChangeNotAllowed", Target: "properties.storagesku", Message: "The property storagesku cannot be changed by an update."}
 	}
 	if b.Tags != nil {
 		c.next.Tags = *b.Tags
 	}
 	c.next.Encryption = props.cmk()
-	if c.wanted, err = mergeIdentity(row.Value.Identity, b.Identity); err != nil {
-		return nil, err
-	}
 	c.touches = b.Identity != nil || touchesEncryption(b.Properties)
-	return p.apply(ctx, c)
+	c.wanted, err = mergeIdentity(stored.Identity, b.Identity)
+	return c, err
 }
 
 // touchesEncryption says whether properties name encryption at all. An update that

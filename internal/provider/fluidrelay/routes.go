@@ -42,6 +42,7 @@ func (p *Provider) Register(rt *arm.Router) {
 			arm.Route{Method: "GET", Pattern: one + "/fluidRelayContainers/{container}", Action: containerType + "/read", Handle: p.getContainer},
 			arm.Route{Method: "DELETE", Pattern: one + "/fluidRelayContainers/{container}", Action: containerType + "/delete", Handle: p.deleteContainer})
 	}
+	routes = append(routes, p.previewRoutes(one)...)
 	rt.Handle(arm.Provider{Namespace: namespace, Versions: []string{"2022-05-26", "2022-06-01"}, Routes: routes})
 }
 
@@ -183,6 +184,7 @@ func (p *Provider) operations(_ context.Context, r *arm.Request) (*arm.Response,
 		op(servers, "listKeys/action", "List the keys of a Fluid Relay server", "Gets the two keys that sign the tokens of the server's tenant."),
 		op(servers, "regenerateKey/action", "Regenerate a key of a Fluid Relay server", "Replaces one of the two keys that sign the tokens of the server's tenant."),
 	}
+	all = append(all, previewOperations(op)...)
 	if p.c.Containers != nil {
 		all = append(all,
 			op(containers, "read", "Get or list containers", "Gets a container of a Fluid Relay server, or lists them."),

@@ -26,6 +26,10 @@ type Custody interface {
 	Create(ctx context.Context, r envelope.ResourceID, s custody.Settings, also ...store.RowWrite) error
 	Update(ctx context.Context, r envelope.ResourceID, s custody.Settings, also ...store.RowWrite) error
 	Delete(ctx context.Context, r envelope.ResourceID, also ...store.RowWrite) error
+	CheckUpdate(ctx context.Context, r envelope.ResourceID, s custody.Settings) error
+	Admit(ctx context.Context, r envelope.ResourceID) error
+	Status(r envelope.ResourceID) custody.Status
+	History(ctx context.Context, r envelope.ResourceID) ([]custody.Wrap, error)
 }
 
 // Identities finds user-assigned identities.

@@ -352,6 +352,7 @@ var volatile = []struct {
 	word    string
 }{
 	{regexp.MustCompile(`[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z`), "{time}"},
+	{regexp.MustCompile(`"resource": "[0-9a-f]{32}"`), `"resource": "{32 hex digits}"`},
 	{regexp.MustCompile(`"(key[12])": "[0-9a-f]{32}"`), `"$1": "{32 hex digits}"`},
 	{regexp.MustCompile(`keys/([0-9a-zA-Z-]+)/[0-9a-f]{32}`), "keys/$1/{version}"},
 }

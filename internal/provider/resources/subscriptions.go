@@ -149,7 +149,11 @@ func describe(subscription string, p arm.Provider) providerView {
 			continue
 		}
 		seen = append(seen, t)
-		v.Types = append(v.Types, typeView{Type: t, Locations: locations, Versions: versions})
+		served := versions
+		if route.Versions != nil {
+			served = route.Versions
+		}
+		v.Types = append(v.Types, typeView{Type: t, Locations: locations, Versions: served})
 	}
 	return v
 }

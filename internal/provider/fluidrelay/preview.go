@@ -1,0 +1,243 @@
+package fluidrelay
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidelock/tidelock/internal/arm"
+	"github.com/tidelock/tidelock/internal/custody"
+	"github.com/tidelock/tidelock/internal/store"
+)
+
+// previewVersion serves what Azure's released versions do not have. It is the newest
+// preview version that Azure has for this provider, so that tools know its form.
+const previewVersion = "2025-06-20-preview"
+
+// previewRoutes are about the keys of one server.
+func (p *Provider) previewRoutes(one string) []arm.Route {
+	versions := []string{previewVersion}
+	return []arm.Route{
+		{Method: "GET", Pattern: one + "/encryptionStatus", Action: Type + "/encryptionStatus/read", Versions: versions, Handle: p.encryptionStatus},
+		{Method: "GET", Pattern: one + "/encryptionHistory", Action: Type + "/encryptionHistory/read", Versions: versions, Handle: p.encryptionHistory},
+		{Method: "POST", Pattern: one + "/checkEncryption", Action: Type + "/checkEncryption/action", Versions: versions, Handle: p.checkEncryptionOnly},
+	}
+}
+
+func previewOperations(op func(resource, action, title, description string) operation) []operation {
+	const servers = "fluidRelayServers"
+	return []operation{
+		op(servers+"/encryptionStatus", "read", "Get the state of a server's key", "Gets whether the key of a Fluid Relay server can be used, why not, and when it is asked about next."),
+		op(servers+"/encryptionHistory", "read", "Get the history of a server's key", "Lists the key versions that wrapped the root key of a Fluid Relay server."),
+		op(servers, "checkEncryption/action", "Check an encryption configuration", "Checks everything that creating or updating a Fluid Relay server checks, and changes nothing."),
+	}
+}
+
+// wireStatus is the answer to encryptionStatus. Times are RFC 3339, absent when there
+// is none.
+type wireStatus struct {
+	ID         string               `json:"id"`
+	Name       string               `json:"name"`
+	Type       string               `json:"type"`
+	Properties wireStatusProperties `json:"properties"`
+}
+
+type wireStatusProperties struct {
+	Resource     string     `json:"resource"` // names the server in sealed headers and in the log of key uses
+	State        string     `json:"state"`    // Healthy, Suspect, Unreachable, Unusable; Unknown: not asked yet
+	Reason       string     `json:"reason,omitempty"`
+	Fix          string     `json:"fix,omitempty"`
+	Since        *time.Time `json:"since,omitempty"`
+	LastProof    *time.Time `json:"lastProofAt,omitempty"`
+	ServedUntil  *time.Time `json:"servedUntil,omitempty"` // without another proof
+	NextCheck    *time.Time `json:"nextCheckAt,omitempty"`
+	Key          string     `json:"currentVersionedKeyIdentifier,omitempty"`
+	KeyExpires   *time.Time `json:"currentKeyExpiration,omitempty"`
+	LastRotation *time.Time `json:"lastKeyRotationTimestamp,omitempty"`
+	Rotation     string     `json:"rotationMode"` // ServiceManaged, Pinned, Automatic
+	NextVersion  *time.Time `json:"nextVersionCheckAt,omitempty"`
+}
+
+func (p *Provider) encryptionStatus(ctx context.Context, r *arm.Request) (*arm.Response, error) {
+	s, err := p.owner(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	k := p.c.Custody.Status(s.Resource)
+	w := wireStatusProperties{
+		Resource: hex.EncodeToString(s.Resource[:]), State: string(k.State), Reason: k.Reason, Fix: fixes[k.Reason],
+		Since: when(k.Since), LastProof: when(k.LastProof), ServedUntil: when(k.Until), NextCheck: when(k.NextProbe),
+		Key: k.KeyID, KeyExpires: when(k.Expires), LastRotation: when(k.WrappedAt), Rotation: "Pinned", NextVersion: when(k.NextVersion),
+	}
+	if k.State == "" {
+		w.State = "Unknown"
+	}
+	switch {
+	case s.Encryption == nil:
+		w.Rotation = "ServiceManaged"
+	case k.FollowsNewest:
+		w.Rotation = "Automatic"
+	}
+	return &arm.Response{Body: wireStatus{ID: s.ID + "/encryptionStatus", Name: "encryptionStatus", Type: Type + "/encryptionStatus", Properties: w}}, nil
+}
+
+func when(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC().Truncate(time.Millisecond)
+	return &t
+}
+
+// fixes say, for each reason of package custody, what helps.
+var fixes = map[string]string{
+	"KeyDisabled":              "Enable the key version: tidelock keyvault key enable.",
+	"KeyExpired":               "Set a later expiration date on the key version.",
+	"KeyNotYetValid":           "Set an earlier activation date on the key version.",
+	"KeyDeleted":               "Recover the deleted key. A key that was purged cannot be recovered, nor can the data under it.",
+	"VaultDeleted":             "Recover the deleted vault, or correct its DNS name.",
+	"AccessDenied":             "Grant the identity the key permissions get, wrapKey and unwrapKey on the vault.",
+	"AccessDeniedUnclassified": "Look into the vault's log: it refuses the identity for a reason that is not known here.",
+	"FirewallDenied":           "Allow trusted Microsoft services to bypass the vault's firewall, or let this service in.",
+	"IdentityUnavailable":      "Create the user-assigned identity again, or update the resource to use another one.",
+	"KeyMismatch":              "The vault gives another key than the one that was wrapped: restore the key that the URL named.",
+	"UnreachableTimeout":       "Make the vault reachable again; service follows within 30 seconds.",
+	"LeaseExpired":             "Nothing: this process was stuck and is asking the vault again.",
+}
+
+type wireWrap struct {
+	Generation uint64    `json:"generation"`
+	InForce    bool      `json:"inForce"`
+	KeyURL     string    `json:"keyEncryptionKeyUrl,omitempty"`
+	KeyID      string    `json:"keyIdentifier"`
+	Identity   string    `json:"userAssignedIdentityResourceId,omitempty"`
+	Created    time.Time `json:"createdAt"`
+	RequestID  string    `json:"vaultRequestId,omitempty"`
+}
+
+func (p *Provider) encryptionHistory(ctx context.Context, r *arm.Request) (*arm.Response, error) {
+	s, err := p.owner(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	wraps, err := p.c.Custody.History(ctx, s.Resource)
+	if err != nil {
+		return nil, err
+	}
+	views := make([]wireWrap, len(wraps))
+	for n, each := range wraps {
+		views[n] = wireWrap{each.Generation, each.InForce, each.KeyURL, each.KeyID, each.Identity, each.CreatedAt, each.RequestID}
+	}
+	// Newest first: the order of this key.
+	return arm.Page(r, views, func(w wireWrap) string { return fmt.Sprintf("%020d", ^w.Generation) })
+}
+
+type wireCheck struct {
+	Usable   bool         `json:"usable"`
+	Problems []*arm.Error `json:"problems"` // every failed check, as in the details of a refused PUT
+}
+
+// checkEncryptionOnly answers what a PATCH with this body, or a PUT if there is no such
+// server, would be refused for. Without a body it checks what is configured. It
+// changes nothing; the key store is asked as the identity named, so the caller must be
+// one who may assign that.
+func (p *Provider) checkEncryptionOnly(ctx context.Context, r *arm.Request) (*arm.Response, error) {
+	row, err := p.row(ctx, r.ID)
+	if err != nil && !isMissing(err) {
+		return nil, err
+	}
+	c := change{caller: r.Caller, id: r.ID, isPut: true, touches: true}
+	if err == nil {
+		if len(r.Body) == 0 {
+			r.Body = []byte("{}")
+		}
+		c.before, c.isPut = &row, false
+		c, err = c.readPatch(r)
+	} else {
+		c, err = c.readPut(r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = p.dryRun(ctx, c)
+	var refused *arm.Error
+	if err != nil && (!errors.As(err, &refused) || refused.Status == http.StatusForbidden) {
+		return nil, err
+	}
+	w := wireCheck{Usable: err == nil, Problems: []*arm.Error{}}
+	switch {
+	case refused == nil:
+	case len(refused.Details) > 0:
+		w.Problems = refused.Details
+	default:
+		w.Problems = []*arm.Error{refused}
+	}
+	return &arm.Response{Body: w}, nil
+}
+
+// dryRun is apply without its writes.
+func (p *Provider) dryRun(ctx context.Context, c change) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	c.next.Identity = c.wanted.identity
+	var current server
+	if c.before != nil {
+		current = c.before.Value
+	}
+	if err := p.checkAssignable(ctx, c.caller, current.Identity, c.next.Identity); err != nil {
+		return err
+	}
+	if c.next.Encryption == nil {
+		return nil
+	}
+	found := &problems{}
+	e, err := p.examine(ctx, c.next, c.wanted, c.isPut, found)
+	if err != nil {
+		return err
+	}
+	if e.usable {
+		if c.before == nil {
+			err = p.c.Custody.Check(ctx, e.settings)
+		} else {
+			err = p.c.Custody.CheckUpdate(ctx, c.next.Resource, e.settings)
+		}
+		if err := found.use(err); err != nil {
+			return err
+		}
+	}
+	return found.err()
+}
+
+// AdmitAll asks for the key of every server, so that each is watched from the start and
+// its status is known. It returns when all were asked for; keys that cannot be used are
+// asked about again by themselves.
+func (p *Provider) AdmitAll(ctx context.Context) {
+	const atOnce = 8
+	rows, err := p.tenants.List(ctx, "")
+	if err != nil {
+		p.c.Log.ErrorContext(ctx, "the servers cannot be listed; their keys are asked for when they are used", "err", err)
+		return
+	}
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	for _, row := range rows {
+		g.Go(func() error {
+			s, err := p.servers.Get(ctx, row.Value.Subscription, row.Value.Key)
+			if err == nil {
+				err = p.c.Custody.Admit(ctx, s.Value.Resource)
+			}
+			var unusable *custody.UnusableError
+			if err != nil && !errors.As(err, &unusable) && !errors.Is(err, store.ErrNotFound) && ctx.Err() == nil {
+				p.c.Log.ErrorContext(ctx, "the key of a server cannot be looked at", "subscription_id", row.Value.Subscription, "err", err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // its functions return no error
+}
