@@ -10,9 +10,10 @@
 // sockets or tokens.
 //
 // Where things are: object.go has the objects and their ids; upload.go takes a
-// summary in, download.go gives one out; judge.go decides about summarize ops with
-// the help of protocol.go, which replays the quorum; ops.go reads the log;
-// state.go follows it. docs/formats/history.md has every field.
+// summary in (upload_git.go object by object, as the local dialect does), download.go
+// gives one out; judge.go decides about summarize ops with the help of protocol.go,
+// which replays the quorum; ops.go reads the log; state.go follows it.
+// docs/formats/history.md has every field, and the two layouts of a version.
 //
 // The rules are those of the Fluid reference service (gitrest, historian and the
 // "scribe" lambda of microsoft/FluidFramework).

@@ -145,7 +145,8 @@ func matchClaims(raw, tenantID, documentID string, face tokenFace) (claims, erro
 func (c claims) expired() bool { return !time.Now().Before(c.Expires) }
 
 // checkSignature checks a token's signature, under key1, then key2, and returns
-// its tenant. A token that key1 verifies but that is expired is not tried again.
+// its tenant. A token that key1 verifies but that is expired is not tried again. One
+// of a tenant of local mode needs no signature.
 func (s *Server) checkSignature(ctx context.Context, raw string, c claims) (Tenant, error) {
 	if t, local := s.localTenant(c.TenantID); local {
 		return t, nil
