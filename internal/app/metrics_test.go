@@ -92,8 +92,10 @@ func TestMetricsAreAsDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(ours.String()) {
-		if fields := strings.Fields(line); len(fields) > 2 && fields[1] == "TYPE" && !bytes.Contains(documented, []byte("`"+fields[2])) {
-			t.Errorf("docs/operations.md does not say what %s is good for", fields[2])
+		typed, isType := strings.CutPrefix(line, "# TYPE ")
+		name, _, _ := strings.Cut(typed, " ")
+		if isType && !bytes.Contains(documented, []byte("`"+name)) {
+			t.Errorf("docs/operations.md does not say what %s is good for", name)
 		}
 	}
 }
@@ -138,8 +140,9 @@ func (l *lockedBuffer) String() string {
 }
 
 // A whole server, with its vault, directory and engine, logs at its most talkative
-// while a document is written and its key turned off and on. No content, key, secret or
-// token is in the log or in the metrics, and no document or tenant in the metrics.
+// while a relay with a customer's key is set up and a document written and read. No
+// content, key, secret or token is in the log or in the metrics, and no document or
+// tenant in the metrics.
 func TestServerTellsNoSecrets(t *testing.T) {
 	var log lockedBuffer
 	r := newLoggedRig(t, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))

@@ -175,12 +175,12 @@ var _ prometheus.Collector = gauges{}
 var (
 	documentsGauge = prometheus.NewDesc("tidelock_relay_documents",
 		"Documents loaded.", nil, nil)
-	longLogsGauge = prometheus.NewDesc("tidelock_relay_documents_long_log",
+	longLogsGauge = prometheus.NewDesc("tidelock_relay_long_log_documents",
 		"Loaded documents with more than 5000 ops since their last summary.", nil, nil)
-	logOpsGauge = prometheus.NewDesc("tidelock_relay_unsummarized_ops_max",
+	logOpsGauge = prometheus.NewDesc("tidelock_relay_unsummarized_max_ops",
 		"Most ops since the last summary of a loaded document.", nil, nil)
 	summaryAgeGauge = prometheus.NewDesc("tidelock_relay_summary_age_max_seconds",
-		"Age of the oldest last summary among the documents of tidelock_relay_documents_long_log; 0: there are none.", nil, nil)
+		"Age of the oldest last summary among the documents of tidelock_relay_long_log_documents; 0: there are none.", nil, nil)
 	queueGauge = prometheus.NewDesc("tidelock_relay_broadcast_queue_bytes",
 		"Bytes that wait to be written, of all sockets.", nil, nil)
 )

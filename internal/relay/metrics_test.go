@@ -83,8 +83,8 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 			`tidelock_relay_sessions{mode="read"}`:                                                  1,
 			`tidelock_relay_documents`:                                                              1,
 			`tidelock_relay_ops_sequenced_total`:                                                    6, // join, three, summarize, ack
-			`tidelock_relay_unsummarized_ops_max`:                                                   5, // the summary holds the join
-			`tidelock_relay_documents_long_log`:                                                     0,
+			`tidelock_relay_unsummarized_max_ops`:                                                   5, // the summary holds the join
+			`tidelock_relay_long_log_documents`:                                                     0,
 			`tidelock_relay_signals_total`:                                                          2,
 			`tidelock_relay_nacks_total{code="400"}`:                                                1,
 			`tidelock_relay_nacks_total{code="403"}`:                                                0,
@@ -149,14 +149,14 @@ func TestLongLogIsShown(t *testing.T) {
 		a.awaitMine(longLogOps)
 		time.Sleep(time.Minute)
 		long := map[string]float64{
-			"tidelock_relay_documents_long_log":      1,
-			"tidelock_relay_unsummarized_ops_max":    longLogOps + 1,
+			"tidelock_relay_long_log_documents":      1,
+			"tidelock_relay_unsummarized_max_ops":    longLogOps + 1,
 			"tidelock_relay_summary_age_max_seconds": 60,
 		}
 		r.wantValues(t, long)
 		r.restart()
 		r.headOf(id) // loads it; the writer has left, and with him the last client: two ops more
-		long["tidelock_relay_unsummarized_ops_max"] += 2
+		long["tidelock_relay_unsummarized_max_ops"] += 2
 		r.wantValues(t, long)
 
 		b := r.join(id, summarizer)
@@ -166,8 +166,8 @@ func TestLongLogIsShown(t *testing.T) {
 			t.Fatalf("%s %s, want summaryAck", ack.Type, ack.Contents)
 		}
 		r.wantValues(t, map[string]float64{
-			"tidelock_relay_documents_long_log":      0,
-			"tidelock_relay_unsummarized_ops_max":    2, // summarize and ack
+			"tidelock_relay_long_log_documents":      0,
+			"tidelock_relay_unsummarized_max_ops":    2, // summarize and ack
 			"tidelock_relay_summary_age_max_seconds": 0,
 		})
 	})

@@ -78,7 +78,7 @@ func (e *engine) Writable(ctx context.Context) error {
 		return err
 	}
 	defer leave()
-	return e.disk.room(0)
+	return e.disk.room(1)
 }
 
 func documentKey(doc envelope.DocumentHandle, part byte, rest ...byte) []byte {

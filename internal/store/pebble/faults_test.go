@@ -100,6 +100,7 @@ func TestFullDisk(t *testing.T) {
 	setFree(reserveBytes)
 	for what, err := range map[string]error{
 		"Append":     e.Append(t.Context(), next),
+		"Writable":   e.Writable(t.Context()),
 		"PutObjects": e.PutObjects(t.Context(), d.Handle, []store.Object{object}),
 	} {
 		if err == nil || !strings.Contains(err.Error(), "128 MiB left") || errors.Is(err, store.ErrFenced) {
