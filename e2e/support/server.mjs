@@ -40,10 +40,10 @@ export class Server {
 	}
 
 	/** Starts the process and waits until it says that it serves. */
-	async start(command = "serve") {
+	async start(command = "serve", ...flags) {
 		const child = spawn(
 			binary,
-			[command, "--data", this.data, "--relay", this.relay, "--management", this.management],
+			[command, "--data", this.data, "--relay", this.relay, "--management", this.management, ...flags],
 			{ stdio: ["ignore", "pipe", "pipe"] },
 		);
 		this.child = child;
