@@ -40,11 +40,11 @@ export class Server {
 		return server;
 	}
 
-	/** Starts the process and waits until it says that it serves. */
-	async start(command = "serve") {
+	/** Starts the process, with flags for this time only, and waits until it says that it serves. */
+	async start(command = "serve", ...flags) {
 		const child = spawn(
 			binary,
-			[command, "--data", this.data, "--relay", this.relay, "--management", this.management, ...this.flags],
+			[command, "--data", this.data, "--relay", this.relay, "--management", this.management, ...this.flags, ...flags],
 			{ stdio: ["ignore", "pipe", "pipe"] },
 		);
 		this.child = child;

@@ -12,6 +12,6 @@
 // revocation.go ends them early; rest_documents.go, rest_storage.go answer;
 // document.go is the goroutine;
 // documents.go finds, creates and drops documents; session.go is one client;
-// socket.go speaks connect_document and its kin; codes.go has every nack and
-// error code with what the client does on it.
+// socket.go speaks connect_document and its kin; limits.go has rates and sizes;
+// codes.go has every nack and error code with what the client does on it.
 package relay

@@ -2,7 +2,6 @@ package relay
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -83,6 +82,7 @@ type document struct {
 	cause      error      // why the document ended
 	sessions   []*session // in order of arrival
 	byClient   map[sequencer.ClientID]*session
+	audience   audience  // of sessions
 	commit     string    // of the newest accepted summary
 	lastAccess time.Time // as its record says
 }
@@ -361,22 +361,20 @@ func (d *document) handleJoin(c joinCommand) {
 		d.mu.Unlock()
 		return // the joiner sees the end itself
 	}
-	if len(d.sessions) >= d.maxClients {
+	if len(d.sessions) >= d.maxClients || !d.audience.fits(s.member) {
 		d.mu.Unlock()
 		c.done <- errTooManyClients
 		return
 	}
-	members := make([]json.RawMessage, len(d.sessions))
-	for i, other := range d.sessions {
-		members[i] = other.member
-	}
+	// Ops up to here were broadcast before s is in the room; later ones it gets.
+	success := s.successFrame(d.audience.encoded(d.sessions), d.durable)
+	d.audience.add(s.member)
 	d.sessions = append(d.sessions, s)
 	d.byClient[s.id] = s
 	d.mu.Unlock()
 
 	d.send(signalFrame(nil, audienceContent("join", s.member)))
-	// Ops up to here were broadcast before s was in the room; later ones it gets.
-	s.sock.Send(s.successFrame(members, d.durable))
+	s.sock.Send(success.Unbounded())
 	c.done <- nil
 	if s.writer {
 		op, ok := d.seq.Join(time.Now(), sequencer.Client{ID: s.id, Detail: s.detail, CanSummarize: s.summarizer})
@@ -393,6 +391,7 @@ func (d *document) handleLeave(s *session) {
 	present := d.byClient[s.id] == s
 	if present {
 		delete(d.byClient, s.id)
+		d.audience.remove(s.member)
 		d.sessions = slices.DeleteFunc(d.sessions, func(other *session) bool { return other == s })
 	}
 	d.mu.Unlock()

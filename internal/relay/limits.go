@@ -48,7 +48,7 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// The largest sizes that may be set: an upload is held in memory, about three times,
+// The largest sizes that may be set: an upload is held in memory, more than once,
 // while it is stored.
 const (
 	mostUploadBytes   = 512 << 20

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"encoding/json"
 	"slices"
 	"time"
@@ -141,11 +142,17 @@ func newSession(sock *socketio.Socket, m connectMessage, version string, c claim
 }
 
 // successFrame answers the connect_document: members are those who were here
-// before, head is the last op that s will not be sent.
-func (s *session) successFrame(members []json.RawMessage, head sequencer.Seq) socketio.Frame {
+// before, an encoded list without its brackets; head is the last op that s will not
+// be sent.
+func (s *session) successFrame(members []byte, head sequencer.Seq) socketio.Frame {
 	m := s.success
-	m.InitialClients, m.CheckpointSequenceNumber = members, head
-	return socketio.NewEvent("connect_document_success", encode(m))
+	m.InitialClients, m.CheckpointSequenceNumber = []json.RawMessage{}, head
+	b := encode(m)
+	// The last one: before it a claim may have that name, after it only the nonce is
+	// the client's, a string, whose quotes are escaped.
+	const empty = `"initialClients":[]`
+	at := bytes.LastIndex(b, []byte(empty)) + len(empty) - 1
+	return socketio.NewEvent("connect_document_success", slices.Insert(b, at, members...))
 }
 
 // end takes the session out of its document.

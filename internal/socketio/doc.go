@@ -4,7 +4,8 @@
 //
 // An outgoing event is encoded once, as a Frame, and may be sent to any number of
 // sockets. Each socket has an outbound queue bounded in bytes; a socket that
-// overflows it is closed, so that one slow reader costs the others nothing.
+// overflows it is closed, so that one slow reader costs the others nothing. (Only a
+// frame that its sender calls Unbounded does not count.)
 // Every incoming event that asks for an acknowledgement gets an empty one after
 // its handler returned.
 //

@@ -11,10 +11,28 @@ import (
 
 // Frame is an encoded event, WebSocket header included. It is immutable and may be
 // sent to many sockets.
-type Frame struct{ b []byte }
+type Frame struct {
+	b         []byte
+	unbounded bool
+}
 
 // Len is the frame's size in bytes.
 func (f Frame) Len() int { return len(f.b) }
+
+// Unbounded returns the frame as one that does not count against the bound of a
+// queue: for what a peer must get at the start, however large. The caller bounds it.
+func (f Frame) Unbounded() Frame {
+	f.unbounded = true
+	return f
+}
+
+// cost is what the frame takes of a queue's bound.
+func (f Frame) cost() int {
+	if f.unbounded {
+		return 0
+	}
+	return len(f.b)
+}
 
 // maxHeader is the longest header of a server's frame: two bytes and a 64-bit length.
 const maxHeader = 10
@@ -36,7 +54,7 @@ func NewEvent(name string, args ...[]byte) Frame {
 		b = append(b, ',')
 		b = append(b, arg...)
 	}
-	return Frame{append(b, ']')}
+	return Frame{b: append(b, ']')}
 }
 
 // appendHeader appends the header of an unmasked, unfragmented frame (RFC 6455, 5.2).
@@ -54,7 +72,7 @@ func appendHeader(b []byte, opcode byte, n int) []byte {
 }
 
 func controlFrame(opcode byte, payload []byte) Frame {
-	return Frame{append(appendHeader(nil, opcode, len(payload)), payload...)}
+	return Frame{b: append(appendHeader(nil, opcode, len(payload)), payload...)}
 }
 
 func textFrame(payload string) Frame {

@@ -37,7 +37,7 @@ type Socket struct {
 
 	mu        sync.Mutex
 	queue     []Frame
-	queued    int  // bytes in queue, and in what the writer has taken but not written
+	queued    int  // cost of queue, and of what the writer has taken but not written
 	connected bool // the namespace is connected
 	waiting   bool // for a pong
 	closing   bool // nothing more is queued or handled
@@ -67,7 +67,7 @@ func (s *Socket) ID() string { return s.id }
 func (s *Socket) Send(frames ...Frame) bool {
 	n := 0
 	for _, f := range frames {
-		n += f.Len()
+		n += f.cost()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -409,7 +409,7 @@ func (s *Socket) take(batch []Frame) (taken []Frame, last bool) {
 func (s *Socket) wrote(batch []Frame, pinged bool) {
 	n := 0
 	for _, f := range batch {
-		n += f.Len()
+		n += f.cost()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

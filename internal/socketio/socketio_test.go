@@ -578,3 +578,22 @@ func TestSlowReaderCostsOthersNothing(t *testing.T) {
 		t.Errorf("slow reader: Closed(%q)", got)
 	}
 }
+
+// What a peer must get at the start has no part in the bound; what follows has.
+func TestUnboundedFrame(t *testing.T) {
+	inBubble(t, Config{QueueBytes: 1000}, func(t *testing.T, s *server, ws *websocket.Conn) {
+		rec := join(t, s, ws)
+		large := NewEvent("large", []byte(`"`+strings.Repeat("x", 5000)+`"`))
+		if rec.socket.Send(large.Unbounded()); !rec.socket.Send(NewEvent("small")) {
+			t.Error("a frame after an unbounded one was refused")
+		}
+		for _, want := range []string{`42["large"`, `42["small"`} {
+			if got := receive(t, ws); !strings.HasPrefix(got, want) {
+				t.Errorf("received %.20s, want %s", got, want)
+			}
+		}
+		if rec.socket.Send(large) {
+			t.Error("a frame over the bound was taken")
+		}
+	})
+}
