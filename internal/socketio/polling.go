@@ -106,7 +106,8 @@ func (s *Socket) keep() (upgraded bool) {
 	if upgraded {
 		return true
 	}
-	s.abort("connection lost") // after a goodbye: its reason stands
+	// It is closing, which gave a POST that is being read its deadline. (To abort it here
+	// would cut off the answers that tell the client.)
 	s.poll.posts.Wait()
 	if s.handler != nil {
 		s.handler.Closed(s.reason)
@@ -245,8 +246,7 @@ func (s *Socket) servePOST(w http.ResponseWriter, r *http.Request, connect func(
 	}
 	switch err := s.post(control, r, connect); {
 	case err == nil, errors.Is(err, errPeerDone):
-		pollHeader(w, len("ok"))
-		_, _ = io.WriteString(w, "ok") // a lost answer ends the connection, which the client sees
+		answer(w, []byte("ok"))
 	case errors.Is(err, errTooLarge):
 		refuse(w, http.StatusRequestEntityTooLarge, handshakeError{badRequest.Code, err.Error()})
 	case errors.Is(err, errEncoded):
@@ -270,9 +270,8 @@ func (s *Socket) beginPost(control *http.ResponseController) bool {
 	p.posting = true
 	p.posts.Add(1)
 	p.busy[control] = struct{}{}
-	// Who takes longer for one payload would miss the time for a pong, which has to
-	// wait behind it.
-	_ = control.SetReadDeadline(time.Now().Add(s.config.PingInterval + s.config.PingTimeout))
+	// There is no deadline of its own: the pong has to wait behind this payload, and in
+	// time nothing else but its absence ends both.
 	if s.closing {
 		_ = control.SetReadDeadline(s.closeBy)
 	}
@@ -287,18 +286,18 @@ func (s *Socket) post(control *http.ResponseController, r *http.Request, connect
 			s.abort("internal error")
 		}
 		s.mu.Lock()
-		delete(s.poll.busy, control)
 		s.poll.posting = false
 		s.mu.Unlock()
 		s.poll.posts.Done()
 	}()
 	body, err := readPayload(r, s.config.MaxPayload)
+	// Neither the handler nor the answer, which says what was wrong, is interrupted by
+	// the session's end.
+	s.mu.Lock()
+	delete(s.poll.busy, control)
+	s.mu.Unlock()
 	if err == nil {
-		// The handler is not to be interrupted.
-		s.mu.Lock()
-		delete(s.poll.busy, control)
 		_ = control.SetReadDeadline(time.Time{})
-		s.mu.Unlock()
 		for packet := range splitPayload(body) {
 			if s.isClosing() {
 				break
@@ -357,6 +356,17 @@ func splitPayload(b []byte) iter.Seq[[]byte] {
 			}
 		}
 	}
+}
+
+// answerWithin is how long the client may take to read a short answer.
+const answerWithin = 20 * time.Second
+
+// answer gives a short answer. A lost one ends the connection, which the client sees;
+// here it ends the session for want of a pong.
+func answer(w http.ResponseWriter, text []byte) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerWithin))
+	pollHeader(w, len(text))
+	_, _ = w.Write(text)
 }
 
 // pollHeader begins an answer of n bytes.

@@ -82,6 +82,8 @@ var (
 )
 
 func refuse(w http.ResponseWriter, status int, e handshakeError) {
+	// Writers of tests have no deadlines; those of net/http always do.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerWithin))
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(e) // the peer is gone if it fails
@@ -173,9 +175,7 @@ func (s *Server) openPolling(w http.ResponseWriter) {
 			s.forget(socket)
 		}
 	}()
-	open := socket.openFrame(sid, []string{"websocket"}).payload()
-	pollHeader(w, len(open))
-	_, _ = w.Write(open) // if it is lost the session ends for want of a pong
+	answer(w, socket.openFrame(sid, []string{"websocket"}).payload())
 }
 
 // resume serves a request of a session that polls.
