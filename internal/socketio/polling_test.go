@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +23,7 @@ type poller struct {
 	t    *testing.T
 	dial func(context.Context, string, string) (net.Conn, error)
 	web  *http.Client
+	base string
 	sid  string
 }
 
@@ -52,7 +54,7 @@ func polls(t *testing.T, c Config, test func(t *testing.T, s *server, p *poller)
 		listener := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
 		httpServer := &http.Server{Handler: s}
 		go func() { _ = httpServer.Serve(listener) }()
-		p := &poller{t: t, dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		p := &poller{t: t, base: "http://relay", dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			ours, theirs := net.Pipe()
 			select {
 			case listener.conns <- theirs:
@@ -84,7 +86,7 @@ func (p *poller) open() {
 }
 
 func (p *poller) url() string {
-	u := "http://relay/socket.io/?EIO=4&transport=polling"
+	u := p.base + "/socket.io/?EIO=4&transport=polling"
 	if p.sid != "" {
 		u += "&sid=" + p.sid
 	}
@@ -199,6 +201,7 @@ func TestPollingPings(t *testing.T) {
 		if at := time.Since(start); at != 4*25*time.Second+20*time.Second {
 			t.Errorf("ended at %v, want 120 s", at)
 		}
+		synctest.Wait()
 		if status, got := p.do("GET", ""); status != 400 || got != `{"code":1,"message":"Session ID unknown"}` {
 			t.Errorf("poll of an ended session = %d %s", status, got)
 		}
@@ -502,6 +505,49 @@ func TestPanicOfAHandlerEndsTheSession(t *testing.T) {
 		}
 		wantClosed(t, rec, "internal error")
 	})
+}
+
+// Browsers poll over HTTP/2 where there is TLS: there an answer has no connection of its
+// own whose deadlines end it.
+func TestPollingOverHTTP2(t *testing.T) {
+	s := newServer(Config{PingInterval: 25 * time.Second, QueueBytes: 1 << 20})
+	web := httptest.NewUnstartedServer(s)
+	web.EnableHTTP2 = true
+	web.StartTLS()
+	defer web.Close()
+	defer s.Shutdown("test is over")
+	p := &poller{t: t, web: web.Client(), base: web.URL}
+	p.open()
+	rec := p.join(s)
+	answer := make(chan string)
+	go func() {
+		_, got := p.do("GET", "")
+		answer <- got
+	}()
+	long := `"` + strings.Repeat("x", 5*writeChunk) + `"`
+	rec.socket.Send(NewEvent("a", []byte(long)))
+	if got := <-answer; got != `42["a",`+long+`]` {
+		t.Errorf("poll = %.40s of %d bytes", got, len(got))
+	}
+	req, err := http.NewRequestWithContext(t.Context(), "GET", p.url(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	huge := NewEvent("a", []byte(`"`+strings.Repeat("x", 1<<20-100)+`"`))
+	rec.socket.Send(huge)
+	rec.socket.Close("moved")
+	resp, err := p.web.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.ProtoMajor != 2 {
+		t.Errorf("protocol %s, want HTTP/2", resp.Proto)
+	}
+	if b, err := io.ReadAll(resp.Body); err != nil || !strings.HasSuffix(string(b), "\x1e41\x1e1") {
+		t.Errorf("last poll of %d bytes: %v", len(b), err)
+	}
+	wantClosed(t, rec, "moved")
 }
 
 // FuzzSplitPayload: the packets of a payload joined are the payload, none holds a
