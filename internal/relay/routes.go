@@ -125,7 +125,11 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("/", s.observed(otherLabel, notFound))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/socket.io/") {
-			s.serveSocket(w, r)
+			// Polling is plain HTTP from any origin; what it takes of methods, bodies and
+			// time is up to socketio.
+			if answerFraming(w, r) {
+				s.serveSocket(w, r)
+			}
 			return
 		}
 		setDeadline(w, quick)

@@ -39,8 +39,7 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// connection is one socket and the sessions on it. Its methods are called from one
-// goroutine.
+// connection is one socket and the sessions on it. Calls of its methods never overlap.
 type connection struct {
 	s             *Server
 	sock          *socketio.Socket

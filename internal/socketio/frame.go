@@ -34,6 +34,17 @@ func (f Frame) cost() int {
 	return len(f.b)
 }
 
+// payload is what a WebSocket message of f carries: f without its header.
+func (f Frame) payload() []byte {
+	switch f.b[1] {
+	case 126:
+		return f.b[4:]
+	case 127:
+		return f.b[10:]
+	}
+	return f.b[2:]
+}
+
 // maxHeader is the longest header of a server's frame: two bytes and a 64-bit length.
 const maxHeader = 10
 
@@ -96,5 +107,7 @@ var (
 	pingFrame      = textFrame("2")
 	pongFrame      = textFrame("3")
 	probeFrame     = textFrame("3probe")
+	noopFrame      = textFrame("6")
+	goodbyeFrame   = textFrame("1") // polling has no close frame
 	disconnectNote = textFrame("41")
 )

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strconv"
 	"sync"
 	"time"
@@ -16,7 +17,7 @@ import (
 type Config struct {
 	PingInterval time.Duration // 25 s
 	PingTimeout  time.Duration // 20 s; also of one write, to a peer that takes nothing
-	MaxPayload   int           // bytes of one incoming frame; 1 000 000
+	MaxPayload   int           // bytes of one incoming frame, or payload of a POST; 1 000 000
 	QueueBytes   int           // bound of a socket's outbound queue; 8 MiB
 }
 
@@ -29,7 +30,8 @@ type Server struct {
 
 	mu       sync.Mutex
 	sockets  map[*Socket]struct{}
-	stopping string // the reason of Shutdown
+	polling  map[string]*Socket // by session id, as long as they poll
+	stopping string             // the reason of Shutdown
 }
 
 // New returns a server.
@@ -52,10 +54,12 @@ func New(c Config) *Server {
 			WriteBufferPool: &sync.Pool{},
 		},
 		sockets: map[*Socket]struct{}{},
+		polling: map[string]*Socket{},
 	}
 }
 
-// Handler is told what happens on one socket. All calls come from one goroutine.
+// Handler is told what happens on one socket. Its calls never overlap, and each sees
+// what the one before did.
 type Handler interface {
 	// Event is called for each event; args are the raw JSON values after the name.
 	// They are valid JSON in valid UTF-8 and may be kept.
@@ -78,10 +82,13 @@ var (
 	badMethod          = handshakeError{Code: 2, Message: "Bad handshake method"}
 	badRequest         = handshakeError{Code: 3, Message: "Bad request"}
 	unsupportedVersion = handshakeError{Code: 5, Message: "Unsupported protocol version"}
+	tooManyPolling     = handshakeError{Code: 3, Message: "Too many sessions poll, or the server is shutting down", RetryAfter: 5}
 	shuttingDown       = handshakeError{Code: 3, Message: "Server is shutting down", RetryAfter: 2}
 )
 
 func refuse(w http.ResponseWriter, status int, e handshakeError) {
+	// Writers of tests have no deadlines; those of net/http always do.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerWithin))
 	w.Header().Set("Content-Type", "application/json")
 	if e.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(e.RetryAfter))
@@ -90,15 +97,10 @@ func refuse(w http.ResponseWriter, status int, e handshakeError) {
 	_ = json.NewEncoder(w).Encode(e) // the peer is gone if it fails
 }
 
-// checkHandshake returns nil for a handshake that may be upgraded.
-func checkHandshake(r *http.Request) *handshakeError {
-	query := r.URL.Query()
+// checkHandshake returns nil for a request that opens a session.
+func checkHandshake(method string, query url.Values) *handshakeError {
 	switch {
-	case query.Get("transport") != "websocket":
-		return &unknownTransport
-	case query.Has("sid"): // an upgrade of a polling session, of which there are none
-		return &unknownSession
-	case r.Method != http.MethodGet:
+	case method != http.MethodGet:
 		return &badMethod
 	case query.Get("EIO") != "4":
 		return &unsupportedVersion
@@ -106,14 +108,31 @@ func checkHandshake(r *http.Request) *handshakeError {
 	return nil
 }
 
-// Serve upgrades the request and runs the socket until it ends. connect is called
-// once the default namespace is connected. A request that is no Engine.IO 4
-// WebSocket handshake is answered with the protocol's error.
+// Serve answers one request. A WebSocket is upgraded and runs until it ends; polling
+// goes on after Serve returned. connect is called once the default namespace is
+// connected. A request that is not of Engine.IO 4 is answered with the protocol's
+// error.
 //
-// w must be an http.Hijacker; headers set on it are sent with the answer.
+// w must be an http.Hijacker for WebSockets, and an http.Flusher with deadlines for
+// polling, as those of net/http are. Headers set on it are sent with the
+// answer.
 func (s *Server) Serve(w http.ResponseWriter, r *http.Request, connect func(*Socket) Handler) {
-	if e := checkHandshake(r); e != nil {
+	query := r.URL.Query()
+	transport := query.Get("transport")
+	if transport != "websocket" && transport != "polling" {
+		refuse(w, http.StatusBadRequest, unknownTransport)
+		return
+	}
+	if query.Has("sid") {
+		s.resume(w, r, transport, connect)
+		return
+	}
+	if e := checkHandshake(r.Method, query); e != nil {
 		refuse(w, http.StatusBadRequest, *e)
+		return
+	}
+	if transport == "polling" {
+		s.openPolling(w)
 		return
 	}
 	s.mu.Lock()
@@ -130,19 +149,74 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, connect func(*Soc
 	if err != nil {
 		return // it has answered
 	}
-	socket := newSocket(ws, s.config)
+	socket := newSocket(s.config)
+	socket.attachLocked(ws) // nobody else knows it
 	s.mu.Lock()
 	s.sockets[socket] = struct{}{}
 	if s.stopping != "" {
 		socket.Close(s.stopping)
 	}
 	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.sockets, socket)
-		s.mu.Unlock()
-	}()
+	defer s.forget(socket)
+	socket.Send(socket.openFrame(newID(), []string{}))
 	socket.run(connect)
+}
+
+// openPolling opens a session that polls.
+func (s *Server) openPolling(w http.ResponseWriter) {
+	socket, sid := newPolling(s.config), newID()
+	s.mu.Lock()
+	if s.stopping != "" || len(s.polling) >= maxPolling {
+		s.mu.Unlock()
+		refuse(w, http.StatusServiceUnavailable, tooManyPolling)
+		return
+	}
+	s.sockets[socket], s.polling[sid] = struct{}{}, socket
+	s.running.Add(1)
+	s.mu.Unlock()
+	go func() {
+		defer s.running.Done()
+		upgraded := socket.keep()
+		s.mu.Lock()
+		delete(s.polling, sid)
+		s.mu.Unlock()
+		if !upgraded {
+			s.forget(socket)
+		}
+	}()
+	answer(w, socket.openFrame(sid, []string{"websocket"}).payload())
+}
+
+// resume serves a request of a session that polls.
+func (s *Server) resume(w http.ResponseWriter, r *http.Request, transport string, connect func(*Socket) Handler) {
+	s.mu.Lock()
+	socket := s.polling[r.URL.Query().Get("sid")]
+	if socket != nil {
+		s.running.Add(1) // beside the session's own: Shutdown cannot have seen the last yet
+	}
+	s.mu.Unlock()
+	if socket == nil {
+		refuse(w, http.StatusBadRequest, unknownSession)
+		return
+	}
+	defer s.running.Done()
+	switch {
+	case transport == "websocket":
+		s.upgrade(w, r, socket, connect)
+	case r.Method == http.MethodGet:
+		socket.serveGET(w, r)
+	case r.Method == http.MethodPost:
+		socket.servePOST(w, r, connect)
+	default:
+		refuse(w, http.StatusBadRequest, badRequest)
+	}
+}
+
+// forget is called when socket has ended.
+func (s *Server) forget(socket *Socket) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sockets, socket)
 }
 
 // Shutdown closes all sockets with reason and waits for their handlers. Later

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -27,15 +28,16 @@ const (
 type Socket struct {
 	id     string
 	config Config
-	ws     *websocket.Conn // for reading
-	conn   net.Conn        // below ws, for writing
-	wake   chan struct{}   // tells the writer to look at the fields under mu
+	wake   chan struct{} // tells the writer, or the poll that waits, to look at the fields under mu
+	poll   *polling      // nil for a socket that began as a WebSocket
 
 	// Owned by the reader.
-	handler Handler // nil until the namespace is connected
+	handler Handler         // nil until the namespace is connected
+	ws      *websocket.Conn // nil while the socket is polling
 	in      bytes.Buffer
 
 	mu        sync.Mutex
+	conn      net.Conn // below ws, for writing; set once
 	queue     []Frame
 	queued    int  // cost of queue, and of what the writer has taken but not written
 	connected bool // the namespace is connected
@@ -47,16 +49,29 @@ type Socket struct {
 	closeBy   time.Time
 }
 
-func newSocket(ws *websocket.Conn, c Config) *Socket {
-	s := &Socket{id: newID(), config: c, ws: ws, conn: ws.NetConn(), wake: make(chan struct{}, 1)}
-	ws.SetReadLimit(int64(c.MaxPayload))
+func newSocket(c Config) *Socket {
+	return &Socket{id: newID(), config: c, wake: make(chan struct{}, 1)}
+}
+
+// attachLocked makes ws what the socket speaks through from now on.
+func (s *Socket) attachLocked(ws *websocket.Conn) {
+	s.ws, s.conn = ws, ws.NetConn()
+	ws.SetReadLimit(int64(s.config.MaxPayload))
 	// The defaults write to the connection themselves.
 	ws.SetPingHandler(func(data string) error {
 		s.Send(controlFrame(websocket.PongMessage, []byte(data)))
 		return nil
 	})
 	ws.SetCloseHandler(func(int, string) error { return nil })
-	return s
+}
+
+// interruptLocked ends what reads and writes for the socket at a time, or now.
+func (s *Socket) interruptLocked(at time.Time) {
+	if s.conn == nil {
+		s.poll.interrupt(at)
+		return
+	}
+	_ = s.conn.SetDeadline(at) // fails only if the connection is dead already
 }
 
 // ID is the socket's random id.
@@ -99,7 +114,7 @@ func (s *Socket) close(code int, reason string) {
 	s.closeBy = time.Now().Add(closeWithin)
 	// For the reader too: it waits for the peer's close frame, because a connection
 	// closed with unread data is reset, and takes what we sent last with it.
-	_ = s.conn.SetDeadline(s.closeBy) // fails only if the connection is dead already
+	s.interruptLocked(s.closeBy)
 	s.wakeWriter()
 }
 
@@ -116,7 +131,7 @@ func (s *Socket) abortLocked(reason string) {
 	}
 	s.aborted = true
 	// A time long past interrupts both goroutines, and unlike Close never blocks.
-	_ = s.conn.SetDeadline(time.Unix(1, 0))
+	s.interruptLocked(time.Unix(1, 0))
 	s.wakeWriter()
 }
 
@@ -133,20 +148,24 @@ func (s *Socket) isClosing() bool {
 	return s.closing
 }
 
-// run serves the socket. It returns when both its goroutines have ended.
-func (s *Socket) run(connect func(*Socket) Handler) {
+// openFrame is the first frame of a connection: the limits that the peer has to keep.
+func (s *Socket) openFrame(sid string, upgrades []string) Frame {
 	open, err := json.Marshal(struct {
 		SID          string   `json:"sid"`
 		Upgrades     []string `json:"upgrades"`
 		PingInterval int64    `json:"pingInterval"`
 		PingTimeout  int64    `json:"pingTimeout"`
 		MaxPayload   int      `json:"maxPayload"`
-	}{newID(), []string{}, s.config.PingInterval.Milliseconds(), s.config.PingTimeout.Milliseconds(), s.config.MaxPayload})
+	}{sid, upgrades, s.config.PingInterval.Milliseconds(), s.config.PingTimeout.Milliseconds(), s.config.MaxPayload})
 	if err != nil {
 		panic("internal error: the open packet did not marshal: " + err.Error())
 	}
-	s.Send(textFrame("0" + string(open)))
+	return textFrame("0" + string(open))
+}
 
+// run serves the socket over its WebSocket. It returns when both its goroutines have
+// ended.
+func (s *Socket) run(connect func(*Socket) Handler) {
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
@@ -332,7 +351,11 @@ func (s *Socket) pong() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.waiting = false
-	if !s.closing {
+	switch {
+	case s.closing:
+	case s.conn == nil:
+		s.poll.alarm.Stop()
+	default:
 		_ = s.conn.SetReadDeadline(time.Time{})
 	}
 }
@@ -355,7 +378,7 @@ func (s *Socket) write() {
 			if len(batch) == 0 {
 				break
 			}
-			if err := s.writeFrames(batch); err != nil {
+			if err := s.writeFrames(s.conn, batch); err != nil {
 				s.abort(writeReason(err))
 				return
 			}
@@ -391,6 +414,10 @@ func (s *Socket) take(batch []Frame) (taken []Frame, last bool) {
 	clear(batch) // let go of what was sent
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.takeLocked(batch)
+}
+
+func (s *Socket) takeLocked(batch []Frame) (taken []Frame, last bool) {
 	if s.aborted {
 		return nil, true
 	}
@@ -400,6 +427,9 @@ func (s *Socket) take(batch []Frame) (taken []Frame, last bool) {
 	}
 	if s.connected {
 		taken = append(taken, disconnectNote)
+	}
+	if s.conn == nil {
+		return append(taken, goodbyeFrame), true
 	}
 	return append(taken, closeFrame(s.closeCode, s.reason)), true
 }
@@ -425,6 +455,10 @@ func (s *Socket) wrote(batch []Frame, pinged bool) {
 func (s *Socket) ping() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.pingLocked()
+}
+
+func (s *Socket) pingLocked() bool {
 	switch {
 	case s.closing || s.waiting:
 		return false
@@ -433,6 +467,12 @@ func (s *Socket) ping() bool {
 		return false
 	}
 	s.waiting = true
+	if s.conn == nil {
+		// The time runs from now: who has no poll open to take the ping is as silent as
+		// who does not answer it.
+		s.poll.pongBy = time.Now().Add(s.config.PingTimeout)
+		s.poll.alarm.Reset(s.config.PingTimeout)
+	}
 	s.queue = append(s.queue, pingFrame)
 	s.queued += pingFrame.Len()
 	return true
@@ -444,42 +484,48 @@ var buffers = sync.Pool{New: func() any {
 	return &b
 }}
 
-// writeFrames hands frames to the connection in as few writes as it takes.
-func (s *Socket) writeFrames(frames []Frame) error {
+// outlet is where frames are written: a connection, or the answer to a poll.
+type outlet interface {
+	io.Writer
+	SetWriteDeadline(time.Time) error
+}
+
+// writeFrames hands frames to out in as few writes as it takes.
+func (s *Socket) writeFrames(out outlet, frames []Frame) error {
 	if len(frames) == 1 {
-		return s.writeBytes(frames[0].b)
+		return s.writeBytes(out, frames[0].b)
 	}
 	pooled := buffers.Get().(*[]byte)
 	defer buffers.Put(pooled)
 	joined := (*pooled)[:0]
 	for _, f := range frames {
 		if len(joined)+len(f.b) > writeChunk {
-			if err := s.writeBytes(joined); err != nil {
+			if err := s.writeBytes(out, joined); err != nil {
 				return err
 			}
 			joined = joined[:0]
 		}
 		if len(f.b) > writeChunk {
-			if err := s.writeBytes(f.b); err != nil {
+			if err := s.writeBytes(out, f.b); err != nil {
 				return err
 			}
 			continue
 		}
 		joined = append(joined, f.b...)
 	}
-	return s.writeBytes(joined)
+	return s.writeBytes(out, joined)
 }
 
 // writeBytes writes b in chunks, each with a deadline of its own.
-func (s *Socket) writeBytes(b []byte) error {
+func (s *Socket) writeBytes(out outlet, b []byte) error {
 	for len(b) > 0 {
 		chunk := b[:min(len(b), writeChunk)]
 		s.mu.Lock()
 		if !s.closing { // or the deadline is set, to closeBy or to the past
-			_ = s.conn.SetWriteDeadline(time.Now().Add(s.config.PingTimeout))
+			_ = out.SetWriteDeadline(time.Now().Add(s.config.PingTimeout))
 		}
 		s.mu.Unlock()
-		if _, err := s.conn.Write(chunk); err != nil {
+		if _, err := out.Write(chunk); err != nil {
 			return err
 		}
 		b = b[len(chunk):]

@@ -486,7 +486,11 @@ func TestBadHandshakes(t *testing.T) {
 		name, method, query, want string
 		status                    int
 	}{
-		{"polling", "GET", "?EIO=4&transport=polling", `{"code":0,"message":"Transport unknown"}`, 400},
+		{"webtransport", "GET", "?EIO=4&transport=webtransport", `{"code":0,"message":"Transport unknown"}`, 400},
+		{"poll_of_nobody", "GET", "?EIO=4&transport=polling&sid=x", `{"code":1,"message":"Session ID unknown"}`, 400},
+		{"post_of_nobody", "POST", "?EIO=4&transport=polling&sid=", `{"code":1,"message":"Session ID unknown"}`, 400},
+		{"polling_opened_by_post", "POST", "?EIO=4&transport=polling", `{"code":2,"message":"Bad handshake method"}`, 400},
+		{"polling_version_3", "GET", "?EIO=3&transport=polling", `{"code":5,"message":"Unsupported protocol version"}`, 400},
 		{"no_transport", "GET", "?EIO=4", `{"code":0,"message":"Transport unknown"}`, 400},
 		{"upgrade", "GET", "?EIO=4&transport=websocket&sid=x", `{"code":1,"message":"Session ID unknown"}`, 400},
 		{"post", "POST", "?EIO=4&transport=websocket", `{"code":2,"message":"Bad handshake method"}`, 400},
