@@ -56,6 +56,7 @@ type document struct {
 	// Immutable.
 	tenantID string
 	id       string
+	base     sequencer.Seq // its ops begin after it; 0 unless it came from elsewhere
 	idJSON   []byte
 	log      *slog.Logger
 	st       store.Store

@@ -275,8 +275,14 @@ func (d *document) sessionOf(id string) *session {
 const summaryBody = `{"type":"channel","message":"","sequenceNumber":0,"entries":[
 	{"path":"b","type":"blob","value":{"type":"blob","content":"y","encoding":"utf-8"}}]}`
 
-// propose uploads a summary and sends its summarize op.
+// propose uploads a summary of the document's first op and sends its summarize op.
 func (c *client) propose(r *rig) {
+	c.t.Helper()
+	c.proposeAt(r, 1)
+}
+
+// proposeAt is propose for the state at rsn.
+func (c *client) proposeAt(r *rig, rsn sequencer.Seq) {
 	c.t.Helper()
 	r.use(c.document, func(d *document) {
 		tree, err := d.store().UploadSummary(c.t.Context(), []byte(summaryBody))
@@ -285,7 +291,7 @@ func (c *client) propose(r *rig) {
 		}
 		op := c.op("")
 		op["type"] = "summarize"
-		op["referenceSequenceNumber"] = 1
+		op["referenceSequenceNumber"] = rsn
 		op["contents"] = string(encode(map[string]any{
 			"handle": tree, "head": d.head(), "message": "Summary @1:1", "parents": []string{d.head()},
 			"details": map[string]any{"includesProtocolTree": false},
