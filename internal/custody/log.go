@@ -12,15 +12,19 @@ import (
 type Batch struct {
 	First, Last uint64
 	Plaintext   []byte
+	Begins      bool // the first record of the log: nothing was sealed before it
 }
 
-// Tail is where a log ends; only OpenRecords makes one. The zero Tail is that of
-// an empty log.
+// Tail is where a log ends; OpenRecords and EmptyTail make one. The zero Tail is that
+// of an empty log that begins with op 1.
 type Tail struct {
 	chain   envelope.Chain
-	records uint64 // of the last segment
+	records uint64 // of the last segment; 0 in an empty log
 	head    uint64
 }
+
+// EmptyTail is the end of a log without records whose first op is to follow head.
+func EmptyTail(head uint64) Tail { return Tail{head: head} }
 
 // OpenRecords opens a run of records, checking the chain through all of them. Tail
 // is the end of the run. store.ErrCorrupt (wrapped) if anything does not open.
@@ -72,13 +76,19 @@ func (d *Document) openRecords(r store.Range) ([]Batch, Tail, error) {
 		if err != nil {
 			return nil, Tail{}, fmt.Errorf("record at op %d: %w", first, err)
 		}
-		batches = append(batches, Batch{First: first, Last: rec.LastSeq(), Plaintext: plaintext})
+		batches = append(batches, Batch{First: first, Last: rec.LastSeq(), Plaintext: plaintext, Begins: begins(place, rec)})
 		tail = Tail{chain: reader.Chain(), records: reader.Records(), head: rec.LastSeq()}
 	}
 	if len(headers) > 0 {
 		return nil, Tail{}, fmt.Errorf("segment at op %d has no records", headers[0].Place().FirstSeq)
 	}
 	return batches, tail, nil
+}
+
+// begins says whether rec, which was opened, is the first record of its log. The chain
+// proves it: after any other record there is a link to name.
+func begins(place envelope.SegmentPlace, rec envelope.Record) bool {
+	return rec.Index() == 0 && place.Prev == envelope.Chain{} && place.PrevRecords == 0
 }
 
 // follows checks that a segment takes up the chain where the one before left it. At
@@ -103,6 +113,14 @@ func follows(next, before envelope.SegmentPlace, tail Tail, starts bool, first u
 	return nil
 }
 
+// stored is the head that the store knows: 0 while there are no records.
+func (t Tail) stored() uint64 {
+	if t.records == 0 {
+		return 0
+	}
+	return t.head
+}
+
 // Writer seals the records of one claim, in order, and starts new segments as
 // their bounds demand. It is not safe for concurrent use.
 type Writer struct {
@@ -116,13 +134,14 @@ type Writer struct {
 	segment *envelope.Segment
 }
 
-// NewWriter returns a writer for a claim; tail is the end of the log at c.Head. It
-// takes the place of the document's writer before it, whose claim is fenced.
+// NewWriter returns a writer for a claim; tail is the end of the log at c.Head, which
+// is 0 while the log is empty, wherever it is to begin. It takes the place of the
+// document's writer before it, whose claim is fenced.
 func (d *Document) NewWriter(c store.Claim, tail Tail) *Writer {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	w := &Writer{d: d, term: c.Term, tail: tail}
-	if tail.head != c.Head {
+	if tail.stored() != c.Head {
 		w.err = fmt.Errorf("the log ends at op %d, but was opened up to op %d: %w", c.Head, tail.head, store.ErrCorrupt)
 	}
 	if d.writer != nil {
@@ -154,7 +173,7 @@ func (w *Writer) Seal(first, last uint64, plaintext []byte) (store.Append, error
 	if w.segment != nil {
 		rec, err = w.segment.Seal(first, last, plaintext)
 	}
-	a := store.Append{Document: d.at.Document, Term: w.term, ExpectedHead: w.tail.head}
+	a := store.Append{Document: d.at.Document, Term: w.term, ExpectedHead: w.tail.stored()}
 	if errors.Is(err, envelope.ErrSegmentFull) {
 		rec, err = w.startSegment(first, last, plaintext)
 		if err == nil {

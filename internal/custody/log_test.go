@@ -92,6 +92,55 @@ func TestLogIsReadAsWritten(t *testing.T) {
 	}
 }
 
+// A log may begin after any op; that a record is its first, the chain proves.
+func TestLogBeginsAfterAnyOp(t *testing.T) {
+	f := newFixture(t)
+	d := f.document(f.resource(pinned))
+	w := d.NewWriter(store.Claim{Term: 1}, EmptyTail(41))
+	if _, err := w.Seal(1, 2, nil); err == nil {
+		t.Error("op 1 was sealed where op 42 belongs")
+	}
+	l := &sealedLog{}
+	for i, head := range []uint64{41, 43, 44} {
+		if i == 2 { // a second writer
+			w = d.NewWriter(store.Claim{Term: 2, Head: head}, tailOf(t, d, l))
+		}
+		a, err := w.Seal(head+1, max(head+1, 43), fmt.Appendf(nil, "ops %d to %d", head+1, max(head+1, 43)))
+		if err != nil {
+			t.Fatalf("seal after %d: %v", head, err)
+		}
+		if err := a.Check(); err != nil || a.ExpectedHead != l.head {
+			t.Errorf("append after %d expects %d (%v), want %d", head, a.ExpectedHead, err, l.head)
+		}
+		if a.Header != nil {
+			l.headers = append(l.headers, *a.Header)
+		}
+		l.records, l.head = append(l.records, a.Record), a.Record.LastSeq()
+	}
+	if len(l.headers) != 2 {
+		t.Fatalf("%d segments, want one for each writer", len(l.headers))
+	}
+	for from, headers := range [][]envelope.Header{l.headers, l.headers, l.headers[1:]} {
+		batches, _, err := d.OpenRecords(store.Range{Headers: headers, Records: l.records[from:], Head: l.head})
+		if err != nil {
+			t.Fatalf("from record %d: %v", from, err)
+		}
+		for i, b := range batches {
+			if want := from+i == 0; b.Begins != want {
+				t.Errorf("record %d, read from %d: begins %t, want %t", from+i, from, b.Begins, want)
+			}
+		}
+	}
+	for name, w := range map[string]*Writer{
+		"EmptyLogClaimedAtItsBase": d.NewWriter(store.Claim{Term: 3, Head: 41}, EmptyTail(41)),
+		"LogTakenForEmpty":         d.NewWriter(store.Claim{Term: 4, Head: 45}, EmptyTail(41)),
+	} {
+		if _, err := w.Seal(42, 42, nil); err == nil {
+			t.Errorf("%s: it sealed", name)
+		}
+	}
+}
+
 func TestDamagedLogsAreRefused(t *testing.T) {
 	f := newFixture(t)
 	r := f.resource(pinned)

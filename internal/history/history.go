@@ -35,6 +35,10 @@ const (
 	maxCommits       = 1000 // listed at once
 )
 
+// MaxFirstSequenceNumber bounds where a document may begin: clients count in doubles,
+// which are exact up to 2^53, so this leaves as many ops as were before.
+const MaxFirstSequenceNumber sequencer.Seq = 1 << 52
+
 // Document is the history of one document. It is safe for concurrent use.
 type Document struct {
 	keys   keys
@@ -79,7 +83,7 @@ func (d *Document) WithLimits(l Limits) *Document {
 // Initial is what a document is created with.
 type Initial struct {
 	Summary        json.RawMessage // .app content, in the 2.x or the 1.x format
-	SequenceNumber sequencer.Seq   // must be 0: a document's ops begin at 1
+	SequenceNumber sequencer.Seq   // of the last op that the summary holds; the document's own begin after it
 	Values         json.RawMessage // quorum values: [[key, value], ...]
 	AnyBinary      bool            // the 2.x format: enableAnyBinaryBlobOnFirstSummary
 	Flat           bool            // the layout of the local dialect, for this and all later versions
@@ -88,10 +92,10 @@ type Initial struct {
 // Create stores the first summary, durably, and returns its commit id.
 // ErrBadSummary (wrapped).
 func (d *Document) Create(ctx context.Context, in Initial) (commit string, err error) {
-	if in.SequenceNumber != 0 {
-		return "", fmt.Errorf("%w: sequenceNumber %d; a new document begins at 0", ErrBadSummary, in.SequenceNumber)
+	if in.SequenceNumber < 0 || in.SequenceNumber > MaxFirstSequenceNumber {
+		return "", fmt.Errorf("%w: sequenceNumber %d is not from 0 to %d", ErrBadSummary, in.SequenceNumber, MaxFirstSequenceNumber)
 	}
-	p, err := newProtocol(in.Values)
+	p, err := newProtocol(in.Values, in.SequenceNumber)
 	if err != nil {
 		return "", err
 	}

@@ -85,7 +85,11 @@ func (d *Document) eachOp(ctx context.Context, first, last sequencer.Seq, pageBy
 				return fmt.Errorf("%w: ops %d to %d: %w", store.ErrCorrupt, b.First, b.Last, err)
 			}
 			// sequence numbers are far below 2^63
-			if seq := sequencer.Seq(b.First); seq > next || len(ops) == 0 || seq+sequencer.Seq(len(ops))-1 != sequencer.Seq(b.Last) {
+			seq := sequencer.Seq(b.First)
+			if seq > next && b.Begins { // the ops before were never here
+				next = seq
+			}
+			if seq > next || len(ops) == 0 || seq+sequencer.Seq(len(ops))-1 != sequencer.Seq(b.Last) {
 				return fmt.Errorf("%w: a record of %d ops claims %d to %d, wanted %d", store.ErrCorrupt, len(ops), b.First, b.Last, next)
 			}
 			for i, op := range ops {

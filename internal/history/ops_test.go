@@ -99,6 +99,18 @@ func TestOpsRefusesRecordsThatDoNotFit(t *testing.T) {
 	}
 }
 
+// A log may begin later than op 1, but only with the record that proves to be its first.
+func TestOpsOfALogThatBeginsLater(t *testing.T) {
+	r := newRig(t)
+	r.log(edit(0), edit(0))
+	two := AppendOp(AppendOp(nil, edit(0)), edit(0))
+	d := &Document{keys: liar{r.keys, []custody.Batch{{First: 42, Last: 43, Plaintext: two, Begins: true}}}, st: r.st}
+	ops, err := d.Ops(t.Context(), 0, 50, 1, 1<<20)
+	if want := "[" + string(two[4:len(two)/2]) + "]"; err != nil || string(ops) != want {
+		t.Errorf("got %s, %v; want %s", ops, err, want)
+	}
+}
+
 func FuzzSplitOps(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{0, 0, 0})
@@ -124,7 +136,7 @@ func FuzzSplitOps(f *testing.F) {
 // Protocol state that was stored and read back is the same state.
 func TestProtocolSurvivesStorage(t *testing.T) {
 	r := newRig(t)
-	p, err := newProtocol([]byte(codeValues))
+	p, err := newProtocol([]byte(codeValues), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

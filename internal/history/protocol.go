@@ -63,9 +63,10 @@ const (
 	valuesName     = "quorumValues"
 )
 
-// newProtocol is the state of a new document with these quorum values.
-func newProtocol(values json.RawMessage) (*protocol, error) {
-	p := &protocol{}
+// newProtocol is the state of a document that begins after op seq, with these quorum
+// values: nobody is connected, so all there is has been seen by all.
+func newProtocol(values json.RawMessage, seq sequencer.Seq) (*protocol, error) {
+	p := &protocol{Seq: seq, MSN: seq}
 	if len(values) == 0 {
 		return p, nil
 	}

@@ -11,7 +11,7 @@ import (
 // and advanced by Apply.
 type State struct {
 	Head    string                  `json:"head"`    // commit id of the newest accepted summary
-	HeadSeq sequencer.Seq           `json:"headSeq"` // the last op in it; 0 for the summary that made the document
+	HeadSeq sequencer.Seq           `json:"headSeq"` // the last op in it; where the document begins for the summary that made it
 	HeadAt  int64                   `json:"headAt"`  // when it was accepted, ms since 1970; 0 likewise
 	Pending []sequencer.SequencedOp `json:"pending"` // summarize ops without ack or nack yet, in order
 }

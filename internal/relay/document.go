@@ -53,6 +53,7 @@ type document struct {
 	// Immutable.
 	tenantID string
 	id       string
+	base     sequencer.Seq // its ops begin after it; 0 unless it came from elsewhere
 	idJSON   []byte
 	log      *slog.Logger
 	st       store.Store
@@ -458,11 +459,6 @@ func (d *document) flush(ctx context.Context) error {
 	if cap(d.scratch) > keptScratch {
 		d.scratch = nil
 	}
-	if d.state.Head != head {
-		d.mu.Lock()
-		d.commit = d.state.Head
-		d.mu.Unlock()
-	}
 	// After a new summary, too: the next restart need not find it in the log. Only
 	// here, where all that was sequenced is durable, is the state that of the log.
 	if d.unsaved >= checkpointOps || d.state.Head != head {
@@ -493,10 +489,14 @@ func (d *document) commitRecord(ctx context.Context, r record) error {
 		return keyLoss(err)
 	}
 	d.durable = last
-	d.send(socketio.NewEvent("op", d.idJSON, append(r.event, ']')))
 	for _, op := range r.ops {
 		d.state.Apply(op)
 	}
+	// Before its ack is seen: who has seen it and asks for the newest version gets it.
+	d.mu.Lock()
+	d.commit = d.state.Head
+	d.mu.Unlock()
+	d.send(socketio.NewEvent("op", d.idJSON, append(r.event, ']')))
 	d.unsaved += len(r.ops)
 	d.noteTail()
 	return nil

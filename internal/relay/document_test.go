@@ -275,7 +275,7 @@ func (d *document) sessionOf(id string) *session {
 const summaryBody = `{"type":"channel","message":"","sequenceNumber":0,"entries":[
 	{"path":"b","type":"blob","value":{"type":"blob","content":"y","encoding":"utf-8"}}]}`
 
-// propose uploads a summary and sends its summarize op.
+// propose uploads a summary of the document's first op and sends its summarize op.
 func (c *client) propose(r *rig) {
 	c.t.Helper()
 	c.proposeAt(r, 1)

@@ -219,6 +219,7 @@ func (s *Server) load(ctx context.Context, t Tenant, id string) (*document, erro
 	d := &document{
 		tenantID:   t.ID,
 		id:         id,
+		base:       got.base,
 		idJSON:     encode(id),
 		log:        s.c.Log.With("tenant_id", t.ID, "document_id", id),
 		st:         s.c.Store,
@@ -246,47 +247,65 @@ func (s *Server) load(ctx context.Context, t Tenant, id string) (*document, erro
 // client chose could be one that exists. Nothing of it is there unless the error
 // is nil; history.ErrBadSummary (wrapped), *custody.UnusableError, errDraining.
 func (s *Server) create(ctx context.Context, t Tenant, in history.Initial) (string, error) {
-	if s.isDraining() {
-		return "", errDraining
-	}
 	if in.SequenceNumber != 0 {
-		return "", fmt.Errorf("%w: a new document begins at sequence number 0, not %d", history.ErrBadSummary, in.SequenceNumber)
+		return "", fmt.Errorf("%w: a new document begins at sequence number 0, not %d; one that comes from elsewhere needs an id, and a token for that id",
+			history.ErrBadSummary, in.SequenceNumber)
+	}
+	id := newUUID()
+	if err := s.write(ctx, t, id, in); err != nil {
+		return "", err
+	}
+	return id, nil
+}
+
+// write stores a new document; store.ErrConflict (wrapped) if its id is in use.
+func (s *Server) write(ctx context.Context, t Tenant, id string, in history.Initial) error {
+	if s.isDraining() {
+		return errDraining
 	}
 	if err := s.admit(ctx, t); err != nil {
-		return "", err
+		return err
 	}
 	keys, keyRow, err := s.c.Custody.NewDocument(ctx, t.Resource)
 	if err != nil {
-		return "", fmt.Errorf("make document key: %w", err)
+		return fmt.Errorf("make document key: %w", err)
 	}
 	defer keys.Close()
-	if err := s.storeInitial(ctx, keys, in); err != nil {
-		// Without its key the document does not exist; take away what is there of it.
-		return "", errors.Join(err, s.c.Store.DeleteDocument(context.WithoutCancel(ctx), keys.Handle()))
+	// Without its key the document does not exist; take away what is there of it.
+	undo := func(err error) error {
+		return errors.Join(err, s.c.Store.DeleteDocument(context.WithoutCancel(ctx), keys.Handle()))
 	}
-	id := newUUID()
+	if err := s.storeInitial(ctx, keys, in); err != nil {
+		return undo(err)
+	}
 	now := time.Now().UTC().Truncate(time.Second)
 	handle := keys.Handle()
 	record := documentRecord{ID: id, Handle: hex.EncodeToString(handle[:]), CreatedAt: now, LastAccess: now}
 	recordRow, err := s.recordWrite(s.recordKey(t.ID, id), record, store.Absent)
 	if err != nil {
-		return "", err
+		return err
 	}
 	// From here on the document exists.
-	if err := s.c.Store.WriteRows(ctx, []store.RowWrite{keyRow, recordRow}); err != nil {
-		return "", fmt.Errorf("write document record: %w", err)
+	err = s.c.Store.WriteRows(ctx, []store.RowWrite{keyRow, recordRow})
+	if errors.Is(err, store.ErrConflict) {
+		return undo(err)
 	}
-	return id, nil
+	if err != nil {
+		return fmt.Errorf("write document record: %w", err)
+	}
+	return nil
 }
 
 // storeInitial stores what a document is made with: its first summary and the
-// checkpoint that names it.
+// checkpoint that names it, after the last op that the summary holds.
 func (s *Server) storeInitial(ctx context.Context, keys *custody.Document, in history.Initial) error {
 	commit, err := history.New(keys, s.c.Store).WithLimits(s.c.Limits.history()).Create(ctx, in)
 	if err != nil {
 		return fmt.Errorf("store first summary: %w", err)
 	}
-	first, err := sealCheckpoint(keys, sequencer.State{}, history.State{Head: commit})
+	base := in.SequenceNumber
+	state := sequencer.State{Seq: base, MSN: base, LastSentMSN: base}
+	first, err := sealCheckpoint(keys, base, state, history.State{Head: commit, HeadSeq: base})
 	if err != nil {
 		return fmt.Errorf("seal first checkpoint: %w", err)
 	}

@@ -27,14 +27,15 @@ const replayBytes = 4 << 20
 // log: ops up to Seq were durable before it was written. It may be behind.
 type checkpoint struct {
 	Version   int             `json:"version"`
+	Base      sequencer.Seq   `json:"base,omitempty"` // the document's ops begin after it
 	Seq       sequencer.Seq   `json:"seq"`
 	Sequencer sequencer.State `json:"sequencer"`
 	History   history.State   `json:"history"`
 }
 
 // sealCheckpoint returns a checkpoint as the object that is stored.
-func sealCheckpoint(keys *custody.Document, seq sequencer.State, state history.State) (store.Object, error) {
-	plain := encode(checkpoint{Version: checkpointVersion, Seq: seq.Seq, Sequencer: seq, History: state})
+func sealCheckpoint(keys *custody.Document, base sequencer.Seq, seq sequencer.State, state history.State) (store.Object, error) {
+	plain := encode(checkpoint{Version: checkpointVersion, Base: base, Seq: seq.Seq, Sequencer: seq, History: state})
 	return keys.SealObject(envelope.KindCheckpoint, checkpointID, plain)
 }
 
@@ -55,7 +56,7 @@ func openCheckpoint(ctx context.Context, st store.Store, keys *custody.Document)
 	if err := json.Unmarshal(plain, &c); err != nil {
 		return checkpoint{}, fmt.Errorf("checkpoint is not of a known form: %w", store.ErrCorrupt)
 	}
-	if c.Version != checkpointVersion || c.Seq != c.Sequencer.Seq {
+	if c.Version != checkpointVersion || c.Seq != c.Sequencer.Seq || c.Seq < c.Base {
 		return checkpoint{}, fmt.Errorf("checkpoint of version %d at %d: %w", c.Version, c.Seq, store.ErrCorrupt)
 	}
 	return c, nil
@@ -64,7 +65,7 @@ func openCheckpoint(ctx context.Context, st store.Store, keys *custody.Document)
 // checkpoint saves the present state. All ops are durable when it is called. A
 // failure costs the next restart time and nothing else, so it is only logged.
 func (d *document) checkpoint(ctx context.Context) {
-	object, err := sealCheckpoint(d.keys, d.seq.State(), d.state)
+	object, err := sealCheckpoint(d.keys, d.base, d.seq.State(), d.state)
 	if err == nil {
 		err = d.st.PutObjects(ctx, d.keys.Handle(), []store.Object{object})
 	}
@@ -76,6 +77,7 @@ func (d *document) checkpoint(ctx context.Context) {
 
 // recovered is where a document goes on.
 type recovered struct {
+	base     sequencer.Seq
 	seq      *sequencer.Sequencer
 	state    history.State
 	writer   *custody.Writer
@@ -96,18 +98,25 @@ func recoverDocument(ctx context.Context, st store.Store, keys *custody.Document
 		return recovered{}, err
 	}
 	head := sequencer.Seq(claim.Head) // heads are sequence numbers that we gave out
+	empty := head == 0
+	if empty {
+		// The base is the checkpoint's, which is sealed: whoever cut all ops off would
+		// have to cut the checkpoint back, too.
+		head = c.Base
+	}
 	if c.Seq > head {
 		return recovered{}, fmt.Errorf("checkpoint at %d, log ends at %d: %w", c.Seq, head, store.ErrCorrupt)
 	}
-	r := replay{pageBytes: pageBytes, seq: sequencer.New(c.Sequencer), state: c.History, at: c.Seq}
+	r := replay{pageBytes: pageBytes, seq: sequencer.New(c.Sequencer), state: c.History, at: c.Seq, tail: custody.EmptyTail(uint64(c.Base))} // not negative
 	// The record at the head is read even if the checkpoint is there already: the
 	// writer needs the end of the chain.
-	for first := true; head > 0 && (first || r.at < head); first = false {
+	for first := true; !empty && (first || r.at < head); first = false {
 		if err := r.page(ctx, st, keys, claim.Head); err != nil {
 			return recovered{}, fmt.Errorf("replay the log after %d: %w", r.at, err)
 		}
 	}
 	return recovered{
+		base:     c.Base,
 		seq:      r.seq,
 		state:    r.state,
 		writer:   keys.NewWriter(claim, r.tail),

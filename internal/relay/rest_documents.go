@@ -36,10 +36,11 @@ func sessionAt(r *http.Request) sessionInfo {
 	return sessionInfo{Orderer: base, Historian: base, Stream: base}
 }
 
-// createDocument answers POST /documents/{tenant}. An id that the client gives is
-// ignored: it could be that of an existing document.
+// createDocument answers POST /documents/{tenant}. The id is new, unless the document
+// comes from elsewhere; see requestedID.
 func (s *Server) createDocument(c *call) error {
 	var in struct {
+		ID              string          `json:"id"`
 		Summary         json.RawMessage `json:"summary"`
 		SequenceNumber  sequencer.Seq   `json:"sequenceNumber"`
 		Values          json.RawMessage `json:"values"`
@@ -53,6 +54,10 @@ func (s *Server) createDocument(c *call) error {
 	if len(in.Summary) == 0 {
 		return badRequestf("The request body has no summary.")
 	}
+	id, err := requestedID(c.claims, in.ID)
+	if err != nil {
+		return err
+	}
 	ctx := c.r.Context()
 	_, local := s.localTenant(c.tenant.ID)
 	if err := s.c.Custody.Admit(ctx, c.tenant.Resource); err != nil {
@@ -61,13 +66,18 @@ func (s *Server) createDocument(c *call) error {
 	if err := s.useToken(ctx, c); err != nil {
 		return err
 	}
-	id, err := s.create(ctx, c.tenant, history.Initial{
+	initial := history.Initial{
 		Summary:        in.Summary,
 		SequenceNumber: in.SequenceNumber,
 		Values:         in.Values,
 		AnyBinary:      in.AnyBinary,
 		Flat:           local,
-	})
+	}
+	if id == "" {
+		id, err = s.create(ctx, c.tenant, initial)
+	} else {
+		err = s.createAs(ctx, c.tenant, id, initial)
+	}
 	if err != nil {
 		// Only where nothing can have been made: else a repetition could make a second one.
 		if createdNothing(err) {
@@ -101,7 +111,8 @@ func (s *Server) createDocument(c *call) error {
 // createdNothing says that create failed before it wrote anything of a document.
 func createdNothing(err error) bool {
 	var key *custody.UnusableError
-	return errors.Is(err, history.ErrBadSummary) || errors.Is(err, errDraining) || errors.As(err, &key)
+	return errors.Is(err, history.ErrBadSummary) || errors.Is(err, errDraining) || errors.As(err, &key) ||
+		errors.Is(err, errIDExists) || errors.Is(err, errIDDeleted)
 }
 
 // whileConnecting marks a lost key as met by a client on its way in.

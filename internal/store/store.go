@@ -62,7 +62,8 @@ type Log interface {
 	// Read returns the records that hold any of the sequence numbers from..to
 	// (inclusive), in order and without a gap, and the headers of their segments.
 	// It stops early once maxBytes (> 0) of records are collected, never before
-	// the first record. A missing record inside the known log is ErrCorrupt.
+	// the first record. A missing record inside the known log is ErrCorrupt; ops
+	// before the record that Begins the log are not missing: there never were any.
 	Read(ctx context.Context, doc envelope.DocumentHandle, from, to uint64, maxBytes int) (Range, error)
 }
 
@@ -76,7 +77,7 @@ type Claim struct {
 type Append struct {
 	Document     envelope.DocumentHandle
 	Term         uint64
-	ExpectedHead uint64
+	ExpectedHead uint64           // 0 for a log without records, which may begin at any op
 	Header       *envelope.Header // set when Record is the first of its segment
 	Record       envelope.Record
 }
@@ -86,7 +87,7 @@ type Append struct {
 func (a Append) Check() error {
 	first, last, index := a.Record.FirstSeq(), a.Record.LastSeq(), a.Record.Index()
 	switch {
-	case first != a.ExpectedHead+1 || last < first:
+	case first != a.ExpectedHead+1 && a.ExpectedHead != 0, first == 0, last < first:
 		return fmt.Errorf("store: a record of %d..%d does not follow %d", first, last, a.ExpectedHead)
 	case a.Header == nil && (index == 0 || a.ExpectedHead == 0):
 		return fmt.Errorf("store: the record of %d begins a segment and comes without its header", first)
@@ -97,7 +98,19 @@ func (a Append) Check() error {
 	if index != 0 || place.FirstSeq != first || place.Term != a.Term || place.Document != a.Document {
 		return fmt.Errorf("store: the header with the record of %d is of another place", first)
 	}
+	if a.ExpectedHead == 0 && !Begins(*a.Header, a.Record) {
+		return fmt.Errorf("store: the record of %d begins a log and follows another one", first)
+	}
 	return nil
+}
+
+// Begins says whether rec, of the segment of h, is the first record of a log: nothing
+// was sealed before it. It tells a log that begins at a later op than 1, as that of a
+// document from elsewhere, from one whose beginning is lost. Only opening h and rec
+// proves it.
+func Begins(h envelope.Header, rec envelope.Record) bool {
+	place := h.Place()
+	return rec.Index() == 0 && rec.FirstSeq() == place.FirstSeq && place.Prev == envelope.Chain{} && place.PrevRecords == 0
 }
 
 // Range is a run of consecutive records. Record i belongs to the last header

@@ -182,7 +182,7 @@ func (s *Store) Read(ctx context.Context, doc envelope.DocumentHandle, from, to 
 
 func (d *document) read(from, to uint64, maxBytes int, out *store.Range) error {
 	next, size := from, 0
-	for _, raw := range d.records {
+	for i, raw := range d.records {
 		if next > to || maxBytes > 0 && size >= maxBytes && size > 0 {
 			break
 		}
@@ -192,6 +192,11 @@ func (d *document) read(from, to uint64, maxBytes int, out *store.Range) error {
 		}
 		if rec.LastSeq() < next {
 			continue
+		}
+		if rec.FirstSeq() > next && i == 0 && d.begins(rec) {
+			if next = rec.FirstSeq(); next > to {
+				return nil
+			}
 		}
 		if rec.FirstSeq() > next || len(out.Records) > 0 && rec.FirstSeq() != next {
 			return fmt.Errorf("%w: a record holds %d..%d where %d should be", store.ErrCorrupt, rec.FirstSeq(), rec.LastSeq(), next)
@@ -206,6 +211,15 @@ func (d *document) read(from, to uint64, maxBytes int, out *store.Range) error {
 		return nil
 	}
 	return d.readHeaders(out)
+}
+
+// begins says whether the log begins with rec.
+func (d *document) begins(rec envelope.Record) bool {
+	if len(d.headers) == 0 {
+		return false
+	}
+	h, err := envelope.ParseHeader(bytes.Clone(d.headers[0]))
+	return err == nil && store.Begins(h, rec)
 }
 
 // readHeaders adds the headers of the segments that the records belong to.

@@ -80,6 +80,9 @@ func TestDamageIsCorrupt(t *testing.T) {
 		{"MissingRecord", func(db *pebble.DB, d *storetest.Doc) error {
 			return db.Delete(seqKey(d.Handle, partRecord, 2), pebble.Sync)
 		}},
+		{"MissingFirstRecord", func(db *pebble.DB, d *storetest.Doc) error {
+			return db.Delete(seqKey(d.Handle, partRecord, 1), pebble.Sync)
+		}},
 		{"MissingLastRecord", func(db *pebble.DB, d *storetest.Doc) error {
 			return db.Delete(seqKey(d.Handle, partRecord, 6), pebble.Sync)
 		}},

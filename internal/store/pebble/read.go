@@ -30,8 +30,8 @@ func readRange(r pebble.Reader, doc envelope.DocumentHandle, want span) (store.R
 		return store.Range{Head: s.head}, nil
 	}
 	records, err := readRecords(r, doc, want)
-	if err != nil {
-		return store.Range{}, err
+	if err != nil || len(records) == 0 {
+		return store.Range{Head: s.head}, err
 	}
 	headers, err := readHeaders(r, doc, records[0].FirstSeq(), records[len(records)-1].FirstSeq())
 	if err != nil {
@@ -40,7 +40,8 @@ func readRange(r pebble.Reader, doc envelope.DocumentHandle, want span) (store.R
 	return store.Range{Headers: headers, Records: records, Head: s.head}, nil
 }
 
-// readRecords returns at least one record; want is not empty and within the log.
+// readRecords returns at least one record, unless all that is wanted lies before the
+// log's beginning. want is not empty and not past the log's end.
 func readRecords(r pebble.Reader, doc envelope.DocumentHandle, want span) ([]envelope.Record, error) {
 	it, err := r.NewIter(&pebble.IterOptions{
 		LowerBound: seqKey(doc, partRecord, want.from),
@@ -62,6 +63,11 @@ func readRecords(r pebble.Reader, doc envelope.DocumentHandle, want span) ([]env
 			return nil, corrupt("record", err)
 		}
 		first, last := rec.FirstSeq(), rec.LastSeq()
+		if len(records) == 0 && first > next && begins(r, doc, rec) {
+			if next = first; next > want.to {
+				return nil, nil
+			}
+		}
 		// Only the first record may begin before the op that is asked for.
 		if first > next || len(records) > 0 && first != next || last < next || seqOf(it) != last {
 			return nil, fmt.Errorf("%w: a record holds %d..%d where %d should be", store.ErrCorrupt, first, last, next)
@@ -76,6 +82,16 @@ func readRecords(r pebble.Reader, doc envelope.DocumentHandle, want span) ([]env
 		return nil, fmt.Errorf("%w: the record of %d is missing", store.ErrCorrupt, next)
 	}
 	return records, nil
+}
+
+// begins says whether the log begins with rec.
+func begins(r pebble.Reader, doc envelope.DocumentHandle, rec envelope.Record) bool {
+	raw, err := get(r, seqKey(doc, partHeader, rec.FirstSeq()))
+	if err != nil {
+		return false // it says nothing, and so nothing of a beginning
+	}
+	h, err := envelope.ParseHeader(raw)
+	return err == nil && store.Begins(h, rec)
 }
 
 // readHeaders returns the headers of the segments that the records which begin at

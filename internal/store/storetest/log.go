@@ -23,6 +23,8 @@ func TestStore(t *testing.T, open func(t *testing.T) store.Store) {
 		{"WrongHeadIsFenced", wrongHeadIsFenced},
 		{"GapIsRefused", gapIsRefused},
 		{"HeaderGoesWithItsRecord", headerGoesWithItsRecord},
+		{"LogMayBeginAtAnyOp", logMayBeginAtAnyOp},
+		{"LostBeginningIsNoBeginning", lostBeginningIsNoBeginning},
 		{"UnclaimedDocumentIsFenced", unclaimedDocumentIsFenced},
 		{"ReadTakesRanges", readTakesRanges},
 		{"ReadStopsAtMaxBytes", readStopsAtMaxBytes},
@@ -180,6 +182,55 @@ func headerGoesWithItsRecord(t *testing.T, st store.Store) {
 	}
 	want(t, "the log", read(t, st, d, 1, 100, 0), []string{"1-3 a", "4-4 b", "5-9 c"})
 	want(t, "the empty log", read(t, st, empty, 1, 100, 0), nil)
+}
+
+// logMayBeginAtAnyOp: a document that comes from elsewhere goes on where it was. Only
+// its first record may choose where, and nothing before it is missing.
+func logMayBeginAtAnyOp(t *testing.T, st store.Store) {
+	d := NewDoc(t)
+	c := claim(t, st, d.Handle)
+	first := d.Append(c, 41, 43, "a")
+	first.ExpectedHead = 0
+	appendOK(t, st, first)
+	appendOK(t, st, d.Append(c, 43, 44, "b"))
+	wantErr(t, "a second beginning", st.Append(t.Context(), first), store.ErrFenced)
+	c = claim(t, st, d.Handle)
+	if c.Head != 44 {
+		t.Errorf("head %d, want 44", c.Head)
+	}
+	d.NewSegment(c.Term, 45)
+	appendOK(t, st, d.Append(c, 44, 45, "c"))
+	all := []string{"42-43 a", "44-44 b", "45-45 c"}
+	for _, r := range []struct {
+		from, to uint64
+		want     []string
+	}{
+		{0, 100, all}, {1, 45, all}, {41, 45, all}, {42, 45, all}, {1, 42, all[:1]}, {44, 45, all[1:]}, {1, 41, nil}, {41, 41, nil},
+	} {
+		want(t, fmt.Sprintf("%d..%d", r.from, r.to), read(t, st, d, r.from, r.to, 0), r.want)
+	}
+	want(t, "the first record alone", read(t, st, d, 1, 45, 1), all[:1])
+	if r, err := st.Read(t.Context(), d.Handle, 1, 41, 0); err != nil || r.Head != 45 {
+		t.Errorf("reading before the beginning gives head %d, %v; want 45", r.Head, err)
+	}
+}
+
+// lostBeginningIsNoBeginning: a record that follows another one begins no log.
+func lostBeginningIsNoBeginning(t *testing.T, st store.Store) {
+	d := NewDoc(t)
+	c := claim(t, st, d.Handle)
+	d.Append(c, 0, 3, "lost")
+	later := d.Append(c, 3, 5, "in the same segment")
+	later.ExpectedHead = 0
+	d.NewSegment(c.Term, 6)
+	next := d.Append(c, 5, 7, "in the next one")
+	next.ExpectedHead = 0
+	for _, a := range []store.Append{later, next} {
+		if err := st.Append(t.Context(), a); err == nil || errors.Is(err, store.ErrFenced) {
+			t.Errorf("a log that begins with %d..%d was taken: %v", a.Record.FirstSeq(), a.Record.LastSeq(), err)
+		}
+	}
+	want(t, "the log", read(t, st, d, 1, 100, 0), nil)
 }
 
 func unclaimedDocumentIsFenced(t *testing.T, st store.Store) {
