@@ -51,6 +51,8 @@ type Keeper struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup // watches
 
+	audit *auditor
+
 	mu      sync.Mutex // guards all below, and the fields of root and watch; never held across I/O
 	closed  bool
 	roots   map[envelope.ResourceID]*root
@@ -77,6 +79,7 @@ func New(c Config) *Keeper {
 		c:       c,
 		ctx:     ctx,
 		stop:    stop,
+		audit:   newAuditor(c),
 		roots:   map[envelope.ResourceID]*root{},
 		watches: map[watchKey]*watch{},
 		loading: map[envelope.ResourceID]chan struct{}{},
@@ -93,6 +96,7 @@ func (k *Keeper) Close() {
 	k.stop()
 	k.mu.Unlock()
 	k.wg.Wait()
+	k.audit.close()
 }
 
 // Admit says whether the resource's data may be served now: nil, or an
@@ -267,6 +271,9 @@ func (k *Keeper) forget(r *root, err error) {
 // the verdict proof.
 func (k *Keeper) examine(ctx context.Context, id envelope.ResourceID, rec *wrapRecord, why reason) (envelope.RootKey, evidence) {
 	u := k.kek(rec.Identity, rec.kid.IsZero(), why)
+	if why != forProbe { // which speaks for all resources under the key
+		u = u.of(id)
+	}
 	var found evidence
 	described, describeErr := u.describe(ctx, rec.kid)
 	if describeErr == nil {
