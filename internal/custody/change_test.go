@@ -350,7 +350,9 @@ func TestDeleteDestroysEveryKey(t *testing.T) {
 		t.Errorf("%d wrap records are left", len(rows))
 	}
 	// Whoever kept the document's wrapped key and its data has nothing to open them with.
+	f.store.mu.Lock()
 	f.store.rows[documentRow.RowKey] = documentRow
+	f.store.mu.Unlock()
 	f.restart()
 	if _, err := f.OpenDocument(t.Context(), r, d.Handle()); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("open with the document key put back: %v, want ErrNotFound", err)
