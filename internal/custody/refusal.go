@@ -77,7 +77,10 @@ func (n *refusalNote) try(ctx context.Context) error {
 // leaves it.
 func (n *refusalNote) drop() {
 	k := n.w.k
-	if n.stored.IsZero() || k.ctx.Err() != nil {
+	k.mu.Lock()
+	closed := k.closed // its context ends a moment later than those of the watches
+	k.mu.Unlock()
+	if n.stored.IsZero() || closed {
 		return
 	}
 	ctx, cancel := context.WithTimeout(k.ctx, ProbeTimeout)
