@@ -75,5 +75,19 @@ func TestCMKCommands(t *testing.T) {
 
 	server = start(t, "serve", data, "relay at")
 	awaitState(t, data, "Healthy")
+	var log struct {
+		Records []struct{ Reason, Outcome, RequestID string }
+	}
+	output(t, &log, "audit", "--data", data) // fails if it does not verify
+	reasons := map[string]int{}
+	for _, u := range log.Records {
+		reasons[u.Reason]++
+		if u.RequestID == "" {
+			t.Errorf("record %+v has no request id of the vault", u)
+		}
+	}
+	if reasons["create"] != 5 || reasons["check"] == 0 || reasons["start"] != 2 {
+		t.Errorf("uses by reason: %v, want those of the creation, the checks and the start", reasons)
+	}
 	server.end(t)
 }

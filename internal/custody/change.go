@@ -170,7 +170,7 @@ func (k *Keeper) unwrapPrevious(ctx context.Context, r envelope.ResourceID, m re
 	if old.KeyURL == m.to.Key.String() {
 		identity = m.to.Identity
 	}
-	u := k.kek(identity, old.kid.IsZero(), m.reason)
+	u := k.kek(identity, old.kid.IsZero(), m.reason).of(r)
 	const undo = "The root key can only be moved while the key that holds it works; nothing was changed."
 	described, err := u.describe(ctx, old.kid)
 	if err != nil {
@@ -226,7 +226,7 @@ func short(err error) string {
 // wrapRoot wraps key with one version of the key store's key, unwraps the result and
 // compares. asked is when that last unwrap was sent: the new record's first proof.
 func (k *Keeper) wrapRoot(ctx context.Context, r envelope.ResourceID, key envelope.RootKey, s Settings, version keystore.URL, generation uint64, why reason) (rec *wrapRecord, asked time.Time, err error) {
-	u := k.kek(s.Identity, s.Key.IsZero(), why)
+	u := k.kek(s.Identity, s.Key.IsZero(), why).of(r)
 	problems := &CheckError{}
 	var w keystore.Wrapped
 	if err := key.Use(func(b []byte) (err error) {

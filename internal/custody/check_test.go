@@ -72,8 +72,8 @@ func TestCheckNamesEveryProblem(t *testing.T) {
 			if createErr := f.Create(t.Context(), envelope.ResourceID{1}, pinned); (createErr == nil) != (err == nil) {
 				t.Errorf("create says %v, check says %v", createErr, err)
 			}
-			if c.codes != nil && len(f.store.rows) != 0 {
-				t.Errorf("%d rows were written", len(f.store.rows))
+			if c.codes != nil && f.store.count() != 0 {
+				t.Errorf("%d rows were written", f.store.count())
 			}
 		})
 	}
@@ -90,7 +90,7 @@ func TestWhatComesBackIsCompared(t *testing.T) {
 	if err := f.Create(t.Context(), envelope.ResourceID{1}, pinned); !hasCode(err, codeWrapMismatch) {
 		t.Errorf("create: %v, want %s", err, codeWrapMismatch)
 	}
-	if len(f.store.rows) != 0 {
-		t.Errorf("%d rows were written", len(f.store.rows))
+	if f.store.count() != 0 {
+		t.Errorf("%d rows were written", f.store.count())
 	}
 }

@@ -131,6 +131,7 @@ func (c *fakeClient) enter(op string, key keystore.URL) (keystore.Key, error) {
 	if op == opWrap && unfitForWrap(k) {
 		return k, &keystore.Error{Class: keystore.Expired, Op: op, Key: key, Status: 403, Code: "KeyExpired"}
 	}
+	k.RequestID = "r-get"
 	return k, nil
 }
 
@@ -212,7 +213,8 @@ type rowStore struct {
 
 	mu       sync.Mutex
 	rows     map[store.RowKey]store.Row
-	failNext error // the next write fails with it
+	failNext error // the next write fails with it; not one of the log of key uses
+	failUses error // every write of the log of key uses fails with it
 	persist  bool  // and is made nevertheless
 	failRead error // every read fails with it
 }
@@ -225,6 +227,18 @@ func (s *rowStore) fail(err error) {
 }
 
 func newRowStore() *rowStore { return &rowStore{rows: map[store.RowKey]store.Row{}} }
+
+// count is how many rows there are, but for the log of key uses.
+func (s *rowStore) count() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key := range s.rows {
+		if key.Table != tableKeyUses {
+			n++
+		}
+	}
+	return n
+}
 
 // clone is a copy of the disk.
 func (s *rowStore) clone() *rowStore {
@@ -267,7 +281,11 @@ func (s *rowStore) WriteRows(_ context.Context, writes []store.RowWrite) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	fail := s.failNext
-	s.failNext = nil
+	if writes[0].Table == tableKeyUses {
+		fail = s.failUses
+	} else {
+		s.failNext = nil
+	}
 	if fail != nil && !s.persist {
 		return fail
 	}
@@ -294,6 +312,7 @@ type fixture struct {
 	service envelope.ServiceKey
 	log     *bytes.Buffer
 	metrics *prometheus.Registry // of this start
+	made    int                  // resources
 	*Keeper
 }
 
@@ -325,7 +344,8 @@ var pinned = Settings{Key: keyURL(version1), Identity: identityA}
 // resource makes one under s.
 func (f *fixture) resource(s Settings) envelope.ResourceID {
 	f.t.Helper()
-	r := envelope.ResourceID{byte(len(f.store.rows) + 1), 7}
+	f.made++
+	r := envelope.ResourceID{byte(f.made), 7}
 	if err := f.Create(f.t.Context(), r, s); err != nil {
 		f.t.Fatalf("create: %v", err)
 	}

@@ -55,6 +55,8 @@ type Keeper struct {
 	wg   sync.WaitGroup // watches
 	m    *metrics
 
+	audit *auditor
+
 	mu      sync.Mutex // guards all below, and the fields of root and watch; never held across I/O
 	closed  bool
 	roots   map[envelope.ResourceID]*root
@@ -82,6 +84,7 @@ func New(c Config) *Keeper {
 		ctx:     ctx,
 		stop:    stop,
 		m:       newMetrics(c.Metrics),
+		audit:   newAuditor(c),
 		roots:   map[envelope.ResourceID]*root{},
 		watches: map[watchKey]*watch{},
 		loading: map[envelope.ResourceID]chan struct{}{},
@@ -102,6 +105,7 @@ func (k *Keeper) Close() {
 	k.stop()
 	k.mu.Unlock()
 	k.wg.Wait()
+	k.audit.close()
 }
 
 // Admit says whether the resource's data may be served now: nil, or an
@@ -276,6 +280,9 @@ func (k *Keeper) forget(r *root, err error) {
 // the verdict proof.
 func (k *Keeper) examine(ctx context.Context, id envelope.ResourceID, rec *wrapRecord, why reason) (envelope.RootKey, evidence) {
 	u := k.kek(rec.Identity, rec.kid.IsZero(), why)
+	if why != forProbe { // which speaks for all resources under the key
+		u = u.of(id)
+	}
 	var found evidence
 	described, describeErr := u.describe(ctx, rec.kid)
 	if describeErr == nil {

@@ -2,6 +2,7 @@ package custody
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"time"
@@ -72,13 +73,21 @@ type kek struct {
 	reason   reason
 	timeout  time.Duration
 	log      *slog.Logger
+	book     *auditor
+	resource string // hexadecimal; empty when the use is about the key and no resource
+}
+
+// of says which resource's root key is in question.
+func (u kek) of(r envelope.ResourceID) kek {
+	u.resource = hex.EncodeToString(r[:])
+	return u
 }
 
 // foreground bounds each call that a person waits for.
 const foreground = 5 * time.Second
 
 func (k *Keeper) kek(identity string, isService bool, why reason) kek {
-	u := kek{identity: identity, reason: why, timeout: foreground, log: k.c.Log}
+	u := kek{identity: identity, reason: why, timeout: foreground, log: k.c.Log, book: k.audit}
 	if isService {
 		u.client = serviceKEK{k.c.Service}
 	} else {
@@ -94,7 +103,7 @@ func (u kek) describe(ctx context.Context, key keystore.URL) (keystore.Key, erro
 	ctx, cancel := context.WithTimeout(ctx, u.timeout)
 	defer cancel()
 	d, err := u.client.Describe(ctx, key)
-	u.audit(ctx, opGet, key, "", err)
+	u.audit(ctx, opGet, key, d.RequestID, err)
 	return d, err
 }
 
@@ -134,6 +143,13 @@ func (u kek) audit(ctx context.Context, op string, key keystore.URL, requestID s
 	u.log.LogAttrs(ctx, level, "key use", slog.String("op", op), slog.String("reason", string(u.reason)),
 		slog.String("kid", keyIDText(key)), slog.String("identity", u.identity),
 		slog.String("vault_request_id", requestID), slog.String("outcome", outcome), slog.String("code", code))
+	if key.IsZero() {
+		return
+	}
+	u.book.record(ctx, KeyUse{
+		Time: time.Now().UTC(), Op: op, Reason: string(u.reason), KeyID: key.String(), Identity: u.identity,
+		Resource: u.resource, Outcome: outcome, Code: code, RequestID: requestID,
+	})
 }
 
 func keyIDText(key keystore.URL) string {

@@ -53,9 +53,9 @@ func (m *metrics) recovered(failed, unusable time.Time) {
 	m.recovery.Observe(min(time.Since(failed), time.Since(unusable)).Seconds())
 }
 
-// refusedSince is when the key store first refused, or when the key expired. It is
+// firstRefusal is when the key store first refused, or when the key expired. It is
 // asked when the watch is about to become unusable.
-func (w *watch) refusedSince() time.Time {
+func (w *watch) firstRefusal() time.Time {
 	switch now := time.Now(); {
 	case !w.noHost.IsZero():
 		return w.noHost

@@ -64,7 +64,7 @@ func (k *Keeper) adoptNewest(ctx context.Context, r envelope.ResourceID) error {
 	}
 	// Unlike an update, this may unwrap with a version that has expired: then moving
 	// on is what the owner asked for by naming none.
-	key, err := unwrapOld(ctx, k.kek(old.Identity, false, forRotate), r, old)
+	key, err := unwrapOld(ctx, k.kek(old.Identity, false, forRotate).of(r), r, old)
 	if err != nil {
 		return err
 	}

@@ -53,7 +53,8 @@ type watch struct {
 	members   map[*root]struct{}
 	state     State // empty until the first look
 	reason    string
-	since     time.Time
+	since     time.Time // of the state, as it is shown: that of a refusal outlives the process
+	moved     time.Time // when this process last saw the state change
 	lastProof time.Time
 	expires   time.Time // of the key; zero: never, or not known
 	refusals  int       // in a row, while suspect
@@ -65,6 +66,8 @@ type watch struct {
 	versionSeen time.Time // when the newest version was last looked for
 	rotating    bool      // it is being looked for now
 	rescuing    bool      // root keys in memory are being moved to it, for this version was disabled
+
+	refusedSince time.Time // the key store refuses, confirmed, since then; zero: it does not
 
 	lease *lease      // nil when there is no right to use the key
 	timer *time.Timer // fires when the lease ends
@@ -78,7 +81,8 @@ func (k *Keeper) watchFor(rec *wrapRecord) *watch {
 	ctx, stop := context.WithCancel(k.ctx)
 	w := &watch{k: k, key: key, kick: make(chan struct{}, 1), stop: stop, members: map[*root]struct{}{}, next: time.Now().Add(ProbeEvery)}
 	k.watches[key] = w
-	k.wg.Go(func() { w.run(ctx) })
+	note := refusalNote{w: w, rows: k.c.Store}
+	k.wg.Go(func() { w.run(ctx, note) })
 	return w
 }
 
@@ -93,13 +97,15 @@ func (w *watch) leave(r *root) {
 	w.stop()
 }
 
-func (w *watch) run(ctx context.Context) {
+func (w *watch) run(ctx context.Context, note refusalNote) {
 	last := time.Now()
 	for {
+		note.keep(ctx)
 		timer := time.NewTimer(time.Until(w.schedule(last)))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
+			note.drop()
 			return
 		case <-w.kick:
 			timer.Stop()
@@ -213,7 +219,7 @@ func (w *watch) wake() {
 
 func (w *watch) proven(asked time.Time) {
 	// A proof that was asked for before the last refusal, or the last proof, is news of yesterday.
-	if asked.Before(w.lastProof) || (w.state == Suspect || w.state == Unusable) && asked.Before(w.since) {
+	if asked.Before(w.lastProof) || (w.state == Suspect || w.state == Unusable) && asked.Before(w.moved) {
 		return
 	}
 	w.lastProof = asked
@@ -221,6 +227,7 @@ func (w *watch) proven(asked time.Time) {
 	if w.state == Unusable && w.reason != reasonLease {
 		w.k.m.recovered(w.failed, w.since)
 	}
+	w.refusedSince = time.Time{}
 	w.move(Healthy, "")
 	if w.lease != nil && !w.lease.valid() {
 		// The process was paused, and nobody saw the lease run out. Nothing that was
@@ -267,7 +274,7 @@ func (w *watch) refused(found evidence) {
 	if found.reason == reasonFirewall || found.reason == reasonUnclassified {
 		after, hits = confirmUnclear, confirmUnclearHits
 	}
-	if found.final || w.refusals >= hits && now.Sub(w.since) >= after && !w.rescuing {
+	if found.final || w.refusals >= hits && now.Sub(w.moved) >= after && !w.rescuing {
 		w.unusable(found.reason)
 	}
 }
@@ -280,7 +287,7 @@ func (w *watch) unanswered() {
 	}
 	if w.state == Suspect {
 		// With a lease, its end decides; without one, somebody must.
-		if w.lease == nil && time.Since(w.since) >= suspicionAtMost {
+		if w.lease == nil && time.Since(w.moved) >= suspicionAtMost {
 			w.unusable(w.reason)
 		}
 		return
@@ -349,7 +356,7 @@ func (w *watch) leaseEnded(l *lease) {
 
 // unusable ends the lease and wipes every key under it.
 func (w *watch) unusable(reason string) {
-	serving, refused := w.lease != nil, w.refusedSince()
+	serving, refused := w.lease != nil, w.firstRefusal()
 	w.move(Unusable, reason)
 	w.lose(w.unusableError())
 	if serving && revoked(reason) {
@@ -383,7 +390,11 @@ func (w *watch) move(s State, reason string) {
 		return
 	}
 	if w.state != s || s == Unusable && !revoked(w.reason) && revoked(reason) {
-		w.since = time.Now()
+		w.moved = time.Now()
+		w.since = w.moved
+	}
+	if s == Unusable && revoked(reason) {
+		w.holdFrom()
 	}
 	w.k.c.Log.Info("key state", "kid", w.key.kid, "identity", w.key.identity, "from", string(w.state), "to", string(s), "reason", reason)
 	w.state, w.reason = s, reason

@@ -82,7 +82,7 @@ func (c *azureClient) Describe(ctx context.Context, key URL) (Key, error) {
 	if err != nil {
 		return Key{}, strange(op, key, raw, err.Error())
 	}
-	k := Key{ID: id, Type: string(*r.Key.Kty)}
+	k := Key{ID: id, Type: string(*r.Key.Kty), RequestID: requestID(raw)}
 	if k.Type == "RSA" || k.Type == "RSA-HSM" {
 		k.Bits = new(big.Int).SetBytes(r.Key.N).BitLen()
 	}

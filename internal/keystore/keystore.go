@@ -22,6 +22,7 @@ type Key struct {
 	// RecoveryLevel is the vault's deletion policy for the key, such as
 	// "Recoverable+Purgeable"; empty when unknown.
 	RecoveryLevel string
+	RequestID     string // the key store's, for its audit log
 }
 
 // Wrapped is key material under a key version.

@@ -19,13 +19,15 @@ import (
 // preview version that Azure has for this provider, so that tools know its form.
 const previewVersion = "2025-06-20-preview"
 
-// previewRoutes are about the keys of one server.
+// previewRoutes are about the keys of one server, but for the log of key uses, which is
+// one for all: a probe speaks for every server under a key.
 func (p *Provider) previewRoutes(one string) []arm.Route {
 	versions := []string{previewVersion}
 	return []arm.Route{
 		{Method: "GET", Pattern: one + "/encryptionStatus", Action: Type + "/encryptionStatus/read", Versions: versions, Handle: p.encryptionStatus},
 		{Method: "GET", Pattern: one + "/encryptionHistory", Action: Type + "/encryptionHistory/read", Versions: versions, Handle: p.encryptionHistory},
 		{Method: "POST", Pattern: one + "/checkEncryption", Action: Type + "/checkEncryption/action", Versions: versions, Handle: p.checkEncryptionOnly},
+		{Method: "GET", Pattern: arm.InSubscription + "/providers/" + namespace + "/keyUses", Action: namespace + "/keyUses/read", Versions: versions, Handle: p.keyUses},
 	}
 }
 
@@ -35,6 +37,7 @@ func previewOperations(op func(resource, action, title, description string) oper
 		op(servers+"/encryptionStatus", "read", "Get the state of a server's key", "Gets whether the key of a Fluid Relay server can be used, why not, and when it is asked about next."),
 		op(servers+"/encryptionHistory", "read", "Get the history of a server's key", "Lists the key versions that wrapped the root key of a Fluid Relay server."),
 		op(servers, "checkEncryption/action", "Check an encryption configuration", "Checks everything that creating or updating a Fluid Relay server checks, and changes nothing."),
+		op("keyUses", "read", "Read the log of key uses", "Lists each use of a customer-managed key, with the hash chain that shows that none is missing."),
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"github.com/tidelock/tidelock/internal/provider/providertest"
 )
 
+const usesPath = "/subscriptions/" + providertest.Subscription + "/providers/Microsoft.FluidRelay/keyUses?api-version=2025-06-20-preview"
+
 func previewPath(server, what string) string {
 	return strings.Replace(serverPath(server), version, "/"+what+"?api-version=2025-06-20-preview", 1)
 }
@@ -143,6 +145,10 @@ func TestStatusAndHistory(t *testing.T) {
 	f.Want(200, f.Do("PATCH", serverPath("s1"), fmt.Sprintf(`{"properties":{"encryption":{"customerManagedKeyEncryption":{"keyEncryptionKeyUrl":%q}}}}`, newest)))
 	f.Golden("encryption-status", f.Do("GET", previewPath("s1", "encryptionStatus"), ""))
 	f.Golden("encryption-status-service", f.Do("GET", previewPath("plain", "encryptionStatus"), ""))
+	f.Refused(400, "InvalidSkipToken", f.Do("GET", usesPath+"&$skipToken=-1", ""))
+	if got := f.Want(200, f.Do("GET", usesPath, "")); got.Get("first") != 1.0 || got.Get("last") != float64(len(got.Get("value").([]any))) {
+		t.Errorf("key uses: %s", got.Body)
+	}
 	f.Golden("encryption-history", f.Do("GET", previewPath("s1", "encryptionHistory"), ""))
 	history := f.Do("GET", previewPath("s1", "encryptionHistory"), "").Get("value").([]any)
 	if len(history) != 2 {

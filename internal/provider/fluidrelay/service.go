@@ -30,6 +30,7 @@ type Custody interface {
 	Admit(ctx context.Context, r envelope.ResourceID) error
 	Status(r envelope.ResourceID) custody.Status
 	History(ctx context.Context, r envelope.ResourceID) ([]custody.Wrap, error)
+	KeyUses(ctx context.Context, after uint64, limit int) (custody.KeyUses, error)
 }
 
 // Identities finds user-assigned identities.
