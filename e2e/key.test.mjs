@@ -50,7 +50,7 @@ test("disabling the key stops everything within 60 s; enabling it brings everyth
 	assert.match(await blob.text(), /KeyDisabled/);
 	const empty = { summary: { type: "tree", entries: [] }, sequenceNumber: 0, values: [], enableAnyBinaryBlobOnFirstSummary: true };
 	const create = await orderer(server, "", `/documents/${server.tenantId}`, { method: "POST", body: JSON.stringify(empty) });
-	assert.equal(create.status, 503, "no new container for now: a client that is attaching waits");
+	assert.equal(create.status, 503, "no new container while the key is off: a client that is attaching waits");
 	assert.ok((await create.json()).retryAfter > 0);
 	const connect = await connectRaw(a.id);
 	assert.equal(connect.event, "connect_document_error");

@@ -1,6 +1,6 @@
 // Package app wires Tidelock by hand: the data directory and its keys, the store,
 // custody, the relay, the directory, the vault and the resource providers, and
-// the two listeners in front of them. It is the only package that may import all
+// the listeners in front of them. It is the only package that may import all
 // others, and it holds no rule of its own but the order of start and stop.
 //
 // A data directory D holds sealed values only. The secrets are beside it, in

@@ -87,8 +87,8 @@ var (
 
 // checkToken checks all of a token but what a single call wants on top: that it is
 // of this tenant and document, lives, is signed with one of the tenant's keys, and
-// was not revoked.
-// documentID "" is not compared. The error is an *authError, or internal.
+// was not revoked. documentID "" is not compared. The error is an *authError, or
+// internal.
 func (s *Server) checkToken(ctx context.Context, raw, tenantID, documentID string, face tokenFace) (claims, Tenant, error) {
 	c, err := s.readClaims(raw, tenantID, documentID, face)
 	if err != nil {

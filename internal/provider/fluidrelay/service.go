@@ -142,21 +142,7 @@ func isMissing(err error) bool {
 
 // in returns the servers of a subscription, or of one of its groups.
 func (p *Provider) in(ctx context.Context, subscription, group string) ([]server, error) {
-	rows, err := p.servers.List(ctx, strings.ToLower(subscription))
-	if err != nil {
-		return nil, err
-	}
-	var some []server
-	for _, row := range rows {
-		id, err := row.Value.armID()
-		if err != nil {
-			return nil, err
-		}
-		if group == "" || strings.EqualFold(group, id.ResourceGroup) {
-			some = append(some, row.Value)
-		}
-	}
-	return some, nil
+	return p.servers.InGroup(ctx, subscription, group, server.armID)
 }
 
 // Resources returns the servers of a subscription.

@@ -149,21 +149,7 @@ func (r resource) vault(d entra.DirectoryID) vault.Vault {
 
 // in returns the vaults of a subscription, or of one of its groups.
 func (p *Provider) in(ctx context.Context, subscription, group string) ([]resource, error) {
-	rows, err := p.vaults.List(ctx, strings.ToLower(subscription))
-	if err != nil {
-		return nil, err
-	}
-	var some []resource
-	for _, row := range rows {
-		id, err := row.Value.armID()
-		if err != nil {
-			return nil, err
-		}
-		if group == "" || strings.EqualFold(group, id.ResourceGroup) {
-			some = append(some, row.Value)
-		}
-	}
-	return some, nil
+	return p.vaults.InGroup(ctx, subscription, group, resource.armID)
 }
 
 // Resources returns the vaults of a subscription.

@@ -281,21 +281,16 @@ func (p *Provider) list(ctx context.Context, r *arm.Request) (*arm.Response, err
 
 // in returns the identities of a subscription, or of one of its groups.
 func (p *Provider) in(ctx context.Context, subscription, group string) ([]Identity, error) {
-	rows, err := p.table.List(ctx, strings.ToLower(subscription))
+	return p.table.InGroup(ctx, subscription, group, Identity.armID)
+}
+
+// armID parses the id that is stored; store.ErrCorrupt (wrapped).
+func (i Identity) armID() (arm.ResourceID, error) {
+	id, err := arm.ParseResourceID(i.ID)
 	if err != nil {
-		return nil, err
+		return id, fmt.Errorf("%w: %w", store.ErrCorrupt, err)
 	}
-	var some []Identity
-	for _, row := range rows {
-		id, err := arm.ParseResourceID(row.Value.ID)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", store.ErrCorrupt, err)
-		}
-		if group == "" || strings.EqualFold(group, id.ResourceGroup) {
-			some = append(some, row.Value)
-		}
-	}
-	return some, nil
+	return id, nil
 }
 
 // Resources returns the identities of a subscription.
@@ -318,9 +313,9 @@ func (p *Provider) DeleteGroup(ctx context.Context, subscription, group string) 
 		return err
 	}
 	for _, i := range some {
-		id, err := arm.ParseResourceID(i.ID)
+		id, err := i.armID()
 		if err != nil {
-			return fmt.Errorf("%w: %w", store.ErrCorrupt, err)
+			return err
 		}
 		if _, err := p.remove(ctx, id); err != nil {
 			return err

@@ -2,7 +2,9 @@ package tracked
 
 import (
 	"context"
+	"strings"
 
+	"github.com/tidelock/tidelock/internal/arm"
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/row"
 	"github.com/tidelock/tidelock/internal/store"
@@ -29,6 +31,27 @@ func (t Table[T]) Get(ctx context.Context, partition, id string) (Row[T], error)
 // List reads all rows of a partition, in no order that means anything.
 func (t Table[T]) List(ctx context.Context, partition string) ([]Row[T], error) {
 	return t.rows.List(ctx, t.rows.Partition(partition))
+}
+
+// InGroup reads the resources of a subscription, or of one of its groups; group ""
+// is all. The table has a partition for each subscription, in lower case, and id is
+// that of a resource.
+func (t Table[T]) InGroup(ctx context.Context, subscription, group string, id func(T) (arm.ResourceID, error)) ([]T, error) {
+	rows, err := t.List(ctx, strings.ToLower(subscription))
+	if err != nil {
+		return nil, err
+	}
+	var some []T
+	for _, r := range rows {
+		at, err := id(r.Value)
+		if err != nil {
+			return nil, err
+		}
+		if group == "" || strings.EqualFold(group, at.ResourceGroup) {
+			some = append(some, r.Value)
+		}
+	}
+	return some, nil
 }
 
 // Put returns the write of a row.
