@@ -65,6 +65,14 @@ type Log interface {
 	// the first record. A missing record inside the known log is ErrCorrupt; ops
 	// before the record that Begins the log are not missing: there never were any.
 	Read(ctx context.Context, doc envelope.DocumentHandle, from, to uint64, maxBytes int) (Range, error)
+
+	// Trim durably drops the records that hold only ops below below, and the headers
+	// of segments of which no record is left; never the last record, whose chain the
+	// next one follows. ErrFenced if term is not the current one. Idempotent. The
+	// log does not know how far it was trimmed: to Read, what was dropped is missing.
+	// Whoever trims keeps, sealed, from where on the log is whole, and asks for no op
+	// before that; so a front that somebody else cut off is found out.
+	Trim(ctx context.Context, doc envelope.DocumentHandle, term, below uint64) error
 }
 
 // Claim is the right to append to a document.

@@ -27,6 +27,7 @@ const (
 	OpObjects Op = "objects"
 	OpRows    Op = "rows"
 	OpDelete  Op = "delete"
+	OpTrim    Op = "trim"
 )
 
 // Fault is what happens to one write.
@@ -241,6 +242,44 @@ func (d *document) readHeaders(out *store.Range) error {
 	if len(out.Headers) == 0 || out.Headers[0].Place().FirstSeq > first {
 		return fmt.Errorf("%w: no segment header at or before %d", store.ErrCorrupt, first)
 	}
+	return nil
+}
+
+// Trim implements store.Log.
+func (s *Store) Trim(ctx context.Context, doc envelope.DocumentHandle, term, below uint64) error {
+	return s.write(ctx, OpTrim, func() error {
+		d := s.docs[doc]
+		if d == nil || d.term == 0 || d.term != term {
+			return store.ErrFenced
+		}
+		return d.trim(min(below, d.head))
+	})
+}
+
+func (d *document) trim(below uint64) error {
+	drop := 0
+	var first uint64 // of the first record that stays
+	for _, raw := range d.records {
+		rec, err := envelope.ParseRecord(raw)
+		if err != nil {
+			return fmt.Errorf("%w: record: %w", store.ErrCorrupt, err)
+		}
+		if first = rec.FirstSeq(); rec.LastSeq() >= below {
+			break
+		}
+		drop++
+	}
+	unused := 0
+	for i, raw := range d.headers {
+		h, err := envelope.ParseHeader(raw)
+		if err != nil {
+			return fmt.Errorf("%w: segment header: %w", store.ErrCorrupt, err)
+		}
+		if h.Place().FirstSeq <= first {
+			unused = i
+		}
+	}
+	d.records, d.headers = slices.Clone(d.records[drop:]), slices.Clone(d.headers[unused:])
 	return nil
 }
 

@@ -215,6 +215,44 @@ func (e *engine) Read(ctx context.Context, doc envelope.DocumentHandle, from, to
 	return readRange(snap, doc, span{from, to, maxBytes})
 }
 
+// Trim works on a full disk, too: it makes room.
+func (e *engine) Trim(ctx context.Context, doc envelope.DocumentHandle, term, below uint64) error {
+	leave, err := e.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	defer e.latches.lock(latchKey(doc, partState))()
+	s, err := readState(e.db, doc)
+	if err != nil {
+		return err
+	}
+	if s.term == 0 || s.term != term {
+		return store.ErrFenced
+	}
+	if below = min(below, s.head); below == 0 {
+		return nil
+	}
+	// What stays, read as any reader would: nothing is dropped from a damaged log.
+	kept, err := readRange(e.db, doc, span{below, below, 0})
+	if err != nil || len(kept.Records) == 0 {
+		return err
+	}
+	b := e.db.NewBatch()
+	defer b.Close()
+	// Records are kept under their last op, headers under their segment's first.
+	err = errors.Join(
+		b.DeleteRange(seqKey(doc, partRecord, 0), seqKey(doc, partRecord, below), nil),
+		b.DeleteRange(seqKey(doc, partHeader, 0), seqKey(doc, partHeader, kept.Headers[0].Place().FirstSeq), nil))
+	if err != nil {
+		return fail("trim a log", err)
+	}
+	if err := e.db.Apply(b, pebble.Sync); err != nil {
+		return fail("trim a log", err)
+	}
+	return nil
+}
+
 func (e *engine) DeleteDocument(ctx context.Context, doc envelope.DocumentHandle) error {
 	leave, err := e.enter(ctx)
 	if err != nil {

@@ -71,6 +71,47 @@ func TestDirectoriesThatAreRefused(t *testing.T) {
 	}
 }
 
+// What is trimmed is gone from the database, headers of its segments included.
+func TestTrimLeavesNoKeys(t *testing.T) {
+	e, d := openDir(t, t.TempDir()).(*engine), storetest.NewDoc(t)
+	appendAll(t, e, d, 3)
+	c, err := e.Claim(t.Context(), d.Handle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.NewSegment(c.Term, 4)
+	for head := uint64(3); head < 6; head++ {
+		if err := e.Append(t.Context(), d.Append(c, head, head+1, "x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.Trim(t.Context(), d.Handle, c.Term, 5); err != nil {
+		t.Fatal(err)
+	}
+	for seq := range uint64(8) {
+		for part, want := range map[byte]bool{partRecord: seq == 5 || seq == 6, partHeader: seq == 4} {
+			if _, err := get(e.db, seqKey(d.Handle, part, seq)); (err == nil) != want {
+				t.Errorf("%c of %d: %v, want it there: %t", part, seq, err, want)
+			}
+		}
+	}
+}
+
+// A damaged log is not trimmed: what is left may be all there is to rescue.
+func TestDamageIsNotTrimmed(t *testing.T) {
+	e, d := openDir(t, t.TempDir()).(*engine), storetest.NewDoc(t)
+	c := appendAll(t, e, d, 5)
+	if err := e.db.Delete(seqKey(d.Handle, partRecord, 3), pebble.Sync); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Trim(t.Context(), d.Handle, c.Term, 3); !errors.Is(err, store.ErrCorrupt) {
+		t.Errorf("got %v, want ErrCorrupt", err)
+	}
+	if _, err := get(e.db, seqKey(d.Handle, partRecord, 1)); err != nil {
+		t.Errorf("the first record: %v", err)
+	}
+}
+
 // Damage that needs no key to be seen is told as such, and is not served.
 func TestDamageIsCorrupt(t *testing.T) {
 	for _, c := range []struct {

@@ -191,6 +191,7 @@ func everyCall(ctx context.Context, st store.Store, a store.Append) map[string]e
 	return map[string]error{
 		"Claim": claimErr, "Read": readErr, "GetObject": getErr, "HasObject": hasErr, "GetRow": rowErr, "ListRows": listErr,
 		"Append":         st.Append(ctx, a),
+		"Trim":           st.Trim(ctx, doc, a.Term, 9),
 		"PutObjects":     st.PutObjects(ctx, doc, nil),
 		"WriteRows":      st.WriteRows(ctx, nil),
 		"DeleteDocument": st.DeleteDocument(ctx, doc),
@@ -217,6 +218,8 @@ func TestReopen(t *testing.T, open func(t *testing.T) (st store.Store, reopen fu
 	st, reopen := open(t)
 	d, c := filled(t, st)
 	gone, goneClaim := filled(t, st)
+	trimmed, trimClaim := segmented(t, st)
+	trim(t, st, trimmed, trimClaim, 11)
 	object := d.Object("id", "object")
 	r := newRows(t)
 	kept, deleted := store.RowKey{Table: "t", Name: numbered(1)}, store.RowKey{Table: "t", Name: numbered(2)}
@@ -236,6 +239,9 @@ func TestReopen(t *testing.T, open func(t *testing.T) (st store.Store, reopen fu
 
 	want(t, "the log", read(t, st, d, 1, 100, 0), []string{"1-3 a", "4-4 b", "5-9 c"})
 	want(t, "the deleted log", read(t, st, gone, 1, 100, 0), nil)
+	want(t, "the trimmed log", read(t, st, trimmed, 11, 100, 0), []string{"11-12 e", "13-13 f"})
+	_, trimErr := st.Read(t.Context(), trimmed.Handle, 1, 100, 0)
+	wantErr(t, "what was trimmed", trimErr, store.ErrCorrupt)
 	if got, err := st.GetObject(t.Context(), d.Handle, object.Name); err != nil || string(got.Bytes()) != string(object.Value.Bytes()) {
 		t.Errorf("object: got %d bytes, %v", len(got.Bytes()), err)
 	}
