@@ -29,6 +29,10 @@ vet: ## go vet and gofmt
 race: ## go test -race ./...
 	$(GO) test -race ./...
 
+.PHONY: scenarios
+scenarios: ## the acceptance scenarios of customer-managed keys, by number
+	$(GO) test -count 1 -run 'Scenario' -v ./internal/...
+
 .PHONY: clients
 clients: build ## the real Fluid clients against the built server (needs Node 20 and npm)
 	@command -v node >/dev/null && command -v npm >/dev/null || { \

@@ -27,6 +27,7 @@ import (
 // App is one server, open and not yet serving.
 type App struct {
 	c         Config
+	in        surroundings
 	service   envelope.ServiceKey
 	authority *authority
 	installed installation
@@ -50,10 +51,31 @@ type App struct {
 // was acknowledged is durable long before.
 const drainTime = 20 * time.Second
 
+// surroundings are what a server stands on: the network, the engine, and the way to the
+// key stores. Tests put others in their place.
+type surroundings struct {
+	listen func(ctx context.Context, addr, flag string) (net.Listener, error)
+	engine func(Config) (store.Store, error)
+	// toKeyStores is put between the key stores' clients and the key stores.
+	toKeyStores func(http.RoundTripper) http.RoundTripper
+}
+
 // Open takes the addresses, opens the data directory, making what is not there,
 // and wires everything. On an error nothing is left open.
-func Open(ctx context.Context, c Config) (_ *App, err error) {
-	a := &App{metrics: newRegistry()}
+func Open(ctx context.Context, c Config) (*App, error) {
+	return openIn(ctx, c, surroundings{
+		listen:      bind,
+		engine:      openEngine,
+		toKeyStores: func(t http.RoundTripper) http.RoundTripper { return t },
+	})
+}
+
+func openEngine(c Config) (store.Store, error) {
+	return pebble.Open(pebble.Options{Dir: c.DataDir, Log: c.Log})
+}
+
+func openIn(ctx context.Context, c Config, in surroundings) (_ *App, err error) {
+	a := &App{metrics: newRegistry(), in: in}
 	if a.c, err = c.withDefaults(); err != nil {
 		return nil, err
 	}
@@ -63,14 +85,14 @@ func Open(ctx context.Context, c Config) (_ *App, err error) {
 		}
 	}()
 	// The addresses first: when they are taken, nothing has been touched yet.
-	if a.relayListener, err = bind(ctx, a.c.RelayAddr, "--relay"); err != nil {
+	if a.relayListener, err = in.listen(ctx, a.c.RelayAddr, "--relay"); err != nil {
 		return nil, err
 	}
-	if a.managementListener, err = bind(ctx, a.c.ManagementAddr, "--management"); err != nil {
+	if a.managementListener, err = in.listen(ctx, a.c.ManagementAddr, "--management"); err != nil {
 		return nil, err
 	}
 	if a.c.MetricsAddr != "" {
-		if a.metricsListener, err = bind(ctx, a.c.MetricsAddr, "--metrics"); err != nil {
+		if a.metricsListener, err = in.listen(ctx, a.c.MetricsAddr, "--metrics"); err != nil {
 			return nil, err
 		}
 	}
@@ -80,7 +102,7 @@ func Open(ctx context.Context, c Config) (_ *App, err error) {
 	if a.authority, err = loadAuthority(a.c.DataDir); err != nil {
 		return nil, err
 	}
-	engine, err := pebble.Open(pebble.Options{Dir: a.c.DataDir, Log: a.c.Log})
+	engine, err := in.engine(a.c)
 	if err != nil {
 		return nil, err
 	}

@@ -22,7 +22,7 @@ func (a *App) keyStores() *keyStores {
 	return &keyStores{
 		clients: map[string]keystore.Client{},
 		make: func(identity string) keystore.Client {
-			return keystore.New(keystore.Config{Credential: a.entra.Credential(identity), Transport: a.vault.Transport()})
+			return keystore.New(keystore.Config{Credential: a.entra.Credential(identity), Transport: a.in.toKeyStores(a.vault.Transport())})
 		},
 	}
 }

@@ -305,7 +305,9 @@ func (c *Client) open(ctx context.Context) (*websocket.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	ws, resp, err := websocket.DefaultDialer.DialContext(ctx, u.String(), nil)
+	dialer := *websocket.DefaultDialer
+	dialer.NetDialContext = c.endpoint.Dial
+	ws, resp, err := dialer.DialContext(ctx, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}

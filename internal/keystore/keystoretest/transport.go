@@ -3,6 +3,9 @@
 package keystoretest
 
 import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -24,11 +27,19 @@ type Fault struct {
 	Text   string // message
 	Body   string // instead of an error body, word for word
 	Header http.Header
+
+	// Of the answer, which is the key store's own unless Status says otherwise:
+	Cut  int           // it ends after so many bytes, as if the connection was reset; 0: it does not
+	Drip time.Duration // it comes a byte at a time, with this in between
 }
 
 // What a network does.
 var (
 	ErrDropped = errors.New("keystoretest: connection reset by peer")
+	// HalfOpen is a connection whose other end is gone without a word: nothing comes.
+	HalfOpen = Fault{Delay: 24 * time.Hour}
+	// Strange is a server whose certificate nobody vouches for.
+	Strange    = Fault{Err: &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}}
 	NoSuchHost = &net.DNSError{Err: "no such host", Name: "vault", IsNotFound: true}
 	ServFail   = &net.DNSError{Err: "server misbehaving", Name: "vault", IsTemporary: true}
 )
@@ -50,14 +61,20 @@ var (
 
 // Transport is a RoundTripper with faults. It is safe for concurrent use.
 type Transport struct {
-	next http.RoundTripper
-
-	mu    sync.Mutex // guards fault
+	mu    sync.Mutex // guards all below
+	next  http.RoundTripper
 	fault func(*http.Request) Fault
 }
 
 // New returns a transport without faults.
 func New(next http.RoundTripper) *Transport { return &Transport{next: next} }
+
+// Lead makes next what is behind the faults.
+func (t *Transport) Lead(next http.RoundTripper) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.next = next
+}
 
 // Set makes every request from now on meet f.
 func (t *Transport) Set(f Fault) { t.SetFunc(func(*http.Request) Fault { return f }) }
@@ -72,10 +89,10 @@ func (t *Transport) SetFunc(choose func(*http.Request) Fault) {
 // RoundTrip implements http.RoundTripper.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	t.mu.Lock()
-	choose := t.fault
+	choose, next := t.fault, t.next
 	t.mu.Unlock()
 	if choose == nil {
-		return t.next.RoundTrip(r)
+		return next.RoundTrip(r)
 	}
 	f := choose(r)
 	if f.Delay > 0 {
@@ -90,10 +107,56 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if f.Err != nil {
 		return nil, f.Err
 	}
-	if f.Status == 0 {
-		return t.next.RoundTrip(r)
+	if f.Status != 0 {
+		return f.spoil(f.answer(r)), nil
 	}
-	return f.answer(r), nil
+	answer, err := next.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	return f.spoil(answer), nil
+}
+
+// spoil puts f's body in the place of the answer's, or makes that come badly.
+func (f Fault) spoil(answer *http.Response) *http.Response {
+	if f.Body != "" && f.Status == 0 {
+		_ = answer.Body.Close()
+		answer.Body, answer.ContentLength = io.NopCloser(strings.NewReader(f.Body)), int64(len(f.Body))
+	}
+	if f.Cut > 0 || f.Drip > 0 {
+		answer.Body = &badBody{ReadCloser: answer.Body, ctx: answer.Request.Context(), left: f.Cut, cut: f.Cut > 0, drip: f.Drip}
+	}
+	return answer
+}
+
+type badBody struct {
+	io.ReadCloser
+	ctx  context.Context //nolint:containedctx // the request's, as a real body has it
+	left int
+	cut  bool
+	drip time.Duration
+}
+
+func (b *badBody) Read(p []byte) (int, error) {
+	if b.cut {
+		if b.left == 0 {
+			return 0, ErrDropped
+		}
+		p = p[:min(len(p), b.left)]
+	}
+	if b.drip > 0 && len(p) > 0 {
+		p = p[:1]
+		timer := time.NewTimer(b.drip)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-b.ctx.Done():
+			return 0, b.ctx.Err()
+		}
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.left -= n
+	return n, err
 }
 
 func (f Fault) answer(r *http.Request) *http.Response {
