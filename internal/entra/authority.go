@@ -15,6 +15,26 @@ import (
 	"github.com/google/uuid"
 )
 
+// anyDirectory are words in the place of a directory that stand for whichever one a
+// user is of. There are documents for them, but no tokens: an application is of one.
+var anyDirectory = []string{"common", "organizations"}
+
+// The public cloud's authority. Clients that are led here by a proxy know us under
+// its name, and compare it with what the documents say.
+const (
+	publicLoginHost = "login.microsoftonline.com"
+	publicLogin     = "https://" + publicLoginHost
+)
+
+// login is the authority's URL as the client knows it.
+func (a authorityRequest) login() string {
+	host, _, _ := strings.Cut(strings.ToLower(a.r.Host), ":")
+	if host == publicLoginHost {
+		return publicLogin
+	}
+	return a.service.login
+}
+
 // adfs in the place of a directory is how old command-line clients are told not to
 // ask the public cloud about us; the directory is then that of the application.
 const adfs = "adfs"
@@ -31,7 +51,8 @@ const maxFormBytes = 64 << 10
 //	GET  /common/discovery/instance
 //	POST /{directory}/oauth2/v2.0/token, /{directory}/oauth2/token
 //
-// {directory} is a directory's id or "adfs".
+// {directory} is a directory's id or "adfs"; for documents also "common" or
+// "organizations".
 func (s *Service) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The trace id is what a user finds in the error and the operator in the log.
@@ -105,19 +126,22 @@ func (a authorityRequest) openID(directory string) error {
 	if err := a.knowDirectory(directory); err != nil {
 		return err
 	}
-	base := a.service.login + "/" + directory
-	version := "/v2.0"
-	if directory == adfs {
-		version = ""
+	base := a.login() + "/" + directory
+	version, issuer := "/v2.0", base+"/v2.0"
+	switch {
+	case directory == adfs:
+		version, issuer = "", base
+	case slices.Contains(anyDirectory, directory):
+		issuer = a.login() + "/{tenantid}/v2.0" // the braces are Azure's: clients put a token's tid there
 	}
 	a.answer(discovery{
 		// MSAL compares the issuer's host with the authority's, so it is ours, although
 		// tokens name the public one.
-		Issuer:                base + version,
+		Issuer:                issuer,
 		AuthorizationEndpoint: base + "/oauth2" + version + "/authorize",
 		TokenEndpoint:         base + "/oauth2" + version + "/token",
 		KeysURI:               base + "/discovery" + version + "/keys",
-		AuthMethods:           []string{"client_secret_post", "client_secret_basic"},
+		AuthMethods:           []string{"client_secret_post", "private_key_jwt", "client_secret_basic"},
 		Grants:                []string{"client_credentials"},
 		ResponseTypes:         []string{"token"},
 		SubjectTypes:          []string{"pairwise"},
@@ -128,7 +152,7 @@ func (a authorityRequest) openID(directory string) error {
 
 // knowDirectory refuses a directory that is not here.
 func (a authorityRequest) knowDirectory(directory string) error {
-	if directory == adfs {
+	if directory == adfs || slices.Contains(anyDirectory, directory) {
 		return nil
 	}
 	_, _, err := a.service.directories.Get(a.r.Context(), a.service.directories.Key(directory))
@@ -145,10 +169,13 @@ func (a authorityRequest) keys(string) error {
 	set := struct {
 		Keys []jwk `json:"keys"`
 	}{}
-	for _, key := range a.service.keys.byID {
+	keys, err := a.service.keys.published(a.r.Context())
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
 		set.Keys = append(set.Keys, key.jwk())
 	}
-	slices.SortFunc(set.Keys, func(x, y jwk) int { return strings.Compare(x.ID, y.ID) })
 	a.answer(set)
 	return nil
 }
@@ -275,7 +302,7 @@ func (a authorityRequest) fail(err error) {
 		Numbers: []int{refusal.number}, Time: now, Trace: a.trace, Correlation: correlation,
 	}
 	if refusal.kind == "invalid_client" && a.r.Header.Get("Authorization") != "" { // RFC 6749, 5.2
-		a.w.Header().Set("WWW-Authenticate", `Basic realm="`+a.service.login+`"`)
+		a.w.Header().Set("WWW-Authenticate", `Basic realm="`+a.login()+`"`)
 	}
 	a.w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	a.w.WriteHeader(refusal.status)

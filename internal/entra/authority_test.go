@@ -18,6 +18,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 
@@ -39,7 +40,7 @@ type endpoint struct {
 	secret    string
 }
 
-func newEndpoint(t *testing.T) endpoint {
+func newEndpoint(t testing.TB) endpoint {
 	t.Helper()
 	e := endpoint{log: &bytes.Buffer{}}
 	var err error
@@ -138,9 +139,10 @@ func TestDocuments(t *testing.T) {
 	e := newEndpoint(t)
 	d := string(e.directory)
 	for name, path := range map[string]string{
-		"openid":      "/" + d + "/v2.0/.well-known/openid-configuration",
-		"openid_adfs": "/adfs/.well-known/openid-configuration",
-		"instance":    "/common/discovery/instance?api-version=1.1&authorization_endpoint=" + url.QueryEscape(login+"/"+d+"/oauth2/v2.0/authorize"),
+		"openid":        "/" + d + "/v2.0/.well-known/openid-configuration",
+		"openid_common": "/common/v2.0/.well-known/openid-configuration",
+		"openid_adfs":   "/adfs/.well-known/openid-configuration",
+		"instance":      "/common/discovery/instance?api-version=1.1&authorization_endpoint=" + url.QueryEscape(login+"/"+d+"/oauth2/v2.0/authorize"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := e.get(path)
@@ -244,6 +246,10 @@ func TestTokenRefusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	expired, _, err := e.AddSecret(t.Context(), e.app.ObjectID, "old", time.Now().Add(-time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, test := range []struct {
 		name, path string
 		change     map[string]string
@@ -254,7 +260,8 @@ func TestTokenRefusals(t *testing.T) {
 	}{
 		{"WrongSecret", path, map[string]string{"client_secret": "x"}, nil, 401, "invalid_client", 7000215},
 		{"NoSecret", path, map[string]string{"client_secret": ""}, nil, 401, "invalid_client", 7000216},
-		{"Certificate", path, map[string]string{"client_secret": "", "client_assertion": "e30.e30.x"}, nil, 401, "invalid_client", 700027},
+		{"AssertionWithoutType", path, map[string]string{"client_secret": "", "client_assertion": "e30.e30.x"}, nil, 400, "invalid_request", 900144},
+		{"ExpiredSecret", path, map[string]string{"client_secret": expired}, nil, 401, "invalid_client", 7000222},
 		{"WrongBasic", path, map[string]string{"client_id": "", "client_secret": ""}, []string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(e.app.ClientID+":x"))}, 401, "invalid_client", 7000215},
 		{"MalformedBasic", path, nil, []string{"Authorization", "Basic !"}, 401, "invalid_client", 7000216},
 		{"SecretInBothPlaces", path, nil, []string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(e.app.ClientID+":x"))}, 400, "invalid_request", 90023},
@@ -262,7 +269,7 @@ func TestTokenRefusals(t *testing.T) {
 		{"ClientOfAnotherDirectory", "/" + string(other) + "/oauth2/v2.0/token", nil, nil, 400, "unauthorized_client", 700016},
 		{"ManagedIdentityHasNoSecret", path, map[string]string{"client_id": identity.ClientID}, nil, 401, "invalid_client", 7000215},
 		{"UnknownTenant", "/2a2c3f0e-0000-4000-8000-000000000000/oauth2/v2.0/token", nil, nil, 400, "invalid_request", 90002},
-		{"CommonIsNoTenant", "/common/oauth2/v2.0/token", nil, nil, 400, "invalid_request", 90002},
+		{"CommonIsNoTenant", "/common/oauth2/v2.0/token", nil, nil, 400, "invalid_request", 50059},
 		{"UnknownResource", path, map[string]string{"scope": "https://storage.azure.com/.default"}, nil, 400, "invalid_resource", 500011},
 		{"ScopeWithoutDefault", path, map[string]string{"scope": "https://vault.azure.net"}, nil, 400, "invalid_scope", 1002012},
 		{"NoScope", path, map[string]string{"scope": ""}, nil, 400, "invalid_request", 900144},

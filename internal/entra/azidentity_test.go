@@ -29,13 +29,19 @@ type authority struct {
 
 func newAuthority(t *testing.T) authority {
 	t.Helper()
+	return newAuthorityWith(t, nil)
+}
+
+// newAuthorityWith is newAuthority with a client for other issuers.
+func newAuthorityWith(t *testing.T, issuers *http.Client) authority {
+	t.Helper()
 	var handler http.Handler
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handler.ServeHTTP(w, r)
 	}))
 	t.Cleanup(server.Close)
 	s, err := entra.Open(t.Context(), entra.Config{
-		Store: memory.New(), Service: envelope.NewServiceKey(), Login: server.URL, VaultSuffix: testVaultSuffix,
+		Store: memory.New(), Service: envelope.NewServiceKey(), Login: server.URL, VaultSuffix: testVaultSuffix, Issuers: issuers,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -34,7 +34,10 @@ func (e *TokenError) Error() string { return e.Message }
 // Management checks a request's bearer token for the management plane. The error
 // is a *TokenError, unless the store failed.
 func (s *Service) Management(r *http.Request) (Caller, error) {
-	c, f := s.verify(r)
+	c, f, err := s.verify(r)
+	if err != nil {
+		return Caller{}, err
+	}
 	if f == faultNone && !s.management.has(c.Audience) {
 		f = faultAudience
 	}
@@ -48,10 +51,38 @@ func (s *Service) Management(r *http.Request) (Caller, error) {
 	return caller, nil
 }
 
+// Graph checks a request's bearer token for the directory's own API. The error is a
+// *TokenError, unless the store failed.
+func (s *Service) Graph(r *http.Request) (Caller, error) {
+	c, f, err := s.verify(r)
+	if err != nil {
+		return Caller{}, err
+	}
+	if f == faultNone && !s.graph.has(c.Audience) {
+		f = faultAudience
+	}
+	caller, f, err := s.caller(r.Context(), c, f)
+	if err != nil {
+		return Caller{}, err
+	}
+	if f != faultNone {
+		e := s.managementError(f, c)
+		if f == faultAudience {
+			e.Message = fmt.Sprintf("Access token validation failure. Invalid audience '%s'.", c.Audience)
+		}
+		e.Code = "InvalidAuthenticationToken"
+		return Caller{}, e
+	}
+	return caller, nil
+}
+
 // Vault checks a request's bearer token for the vault data plane, for a vault of
 // this directory. The error is a *TokenError, unless the store failed.
 func (s *Service) Vault(r *http.Request, d DirectoryID) (Caller, error) {
-	c, f := s.verify(r)
+	c, f, err := s.verify(r)
+	if err != nil {
+		return Caller{}, err
+	}
 	switch {
 	case f != faultNone:
 	case !s.vault.has(c.Audience):
@@ -85,40 +116,53 @@ const (
 
 // verify checks form, signature, time and issuer of the request's token. The
 // claims are set only if the signature is good.
-func (s *Service) verify(r *http.Request) (claims, fault) {
+func (s *Service) verify(r *http.Request) (claims, fault, error) {
 	raw, f := bearer(r)
 	if f != faultNone {
-		return claims{}, f
+		return claims{}, f, nil
 	}
 	var c claims
 	// One algorithm, fixed here and not by the token: "none", and an HMAC keyed with
 	// our public key, are the classic forgeries (RFC 8725, 2.1).
-	_, err := jwt.ParseWithClaims(raw, &c, s.verificationKey,
+	_, err := jwt.ParseWithClaims(raw, &c, s.verificationKey(r.Context()),
 		jwt.WithValidMethods([]string{"RS256"}), jwt.WithExpirationRequired(),
 		jwt.WithNotBeforeRequired(), jwt.WithStrictDecoding())
+	var failed *keysError
 	switch {
 	case err == nil:
+	case errors.As(err, &failed):
+		return claims{}, faultNone, failed
 	// jwt looks at times only after the signature was found good.
 	case errors.Is(err, jwt.ErrTokenExpired):
-		return c, faultExpired
+		return c, faultExpired, nil
 	case errors.Is(err, jwt.ErrTokenNotValidYet):
-		return c, faultEarly
+		return c, faultEarly, nil
 	default:
-		return claims{}, faultMalformed
+		return claims{}, faultMalformed, nil
 	}
 	if c.Issuer != issuerOf(DirectoryID(c.Directory)) {
-		return c, faultDirectory
+		return c, faultDirectory, nil
 	}
-	return c, faultNone
+	return c, faultNone, nil
 }
 
-func (s *Service) verificationKey(t *jwt.Token) (any, error) {
-	id, _ := t.Header["kid"].(string)
-	key, known := s.keys.byID[id]
-	if !known {
-		return nil, errors.New("token is signed by an unknown key")
+// keysError says that the keys could not be read, which is no fault of the token.
+type keysError struct{ error }
+
+func (e *keysError) Unwrap() error { return e.error }
+
+func (s *Service) verificationKey(ctx context.Context) jwt.Keyfunc {
+	return func(t *jwt.Token) (any, error) {
+		id, _ := t.Header["kid"].(string)
+		key, known, err := s.keys.find(ctx, id)
+		if err != nil {
+			return nil, &keysError{fmt.Errorf("check a token: %w", err)}
+		}
+		if !known {
+			return nil, errors.New("token is signed by an unknown key")
+		}
+		return &key.private.PublicKey, nil
 	}
-	return &key.private.PublicKey, nil
 }
 
 // bearer takes the token out of a request.

@@ -67,14 +67,14 @@ func TestForgedTokens(t *testing.T) {
 			delete(c, name)
 		}
 		token := jwt.NewWithClaims(method, c)
-		token.Header["kid"] = s.keys.current.id
+		token.Header["kid"] = s.keys.newest.id
 		signed, err := token.SignedString(key)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return "Bearer " + signed
 	}
-	ours := s.keys.current.private
+	ours := s.keys.newest.private
 	with := func(change jwt.MapClaims, drop ...string) string {
 		return sign(jwt.SigningMethodRS256, ours, change, drop...)
 	}
@@ -172,7 +172,7 @@ func TestVaultOfAnotherDirectory(t *testing.T) {
 
 func FuzzBearer(f *testing.F) {
 	s, p := openTest(f)
-	token, _, _, err := s.issue(p, AudienceManagement)
+	token, _, _, err := s.issue(f.Context(), p, authCertificate, AudienceManagement)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -232,7 +232,7 @@ func TestResourceOfScope(t *testing.T) {
 
 func BenchmarkVaultToken(b *testing.B) {
 	s, p := openTest(b)
-	token, _, _, err := s.issue(p, AudienceVault)
+	token, _, _, err := s.issue(b.Context(), p, authCertificate, AudienceVault)
 	if err != nil {
 		b.Fatal(err)
 	}

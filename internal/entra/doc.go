@@ -2,6 +2,10 @@
 // managed identities, the tokens they are given, and who may do what in the
 // management plane. It imitates the endpoints that Azure's identity clients use.
 //
+// An application proves itself by a secret or a certificate; it and a managed
+// identity also by a token of another OpenID provider that it trusts (a federated
+// credential). Such a provider is asked through a guarded client (issuers.go).
+//
 // Invariants: a client secret is kept only as a salted hash; a token is accepted
 // only with the right issuer, audience, signature and time, and only while its
 // principal exists; ids of a deleted principal never come back.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strings"
 
 	"github.com/tidelock/tidelock/internal/envelope"
@@ -19,7 +20,12 @@ type DirectoryID string
 const (
 	AudienceManagement = "https://management.azure.com" // also management.core.windows.net, and our own URL
 	AudienceVault      = "https://vault.azure.net"
+	AudienceGraph      = "https://graph.microsoft.com" // also GraphPath below our own URL
 )
+
+// GraphPath is where the directory's own API is, below the management URL; clients of
+// the public cloud's names find it at the root of graph.microsoft.com.
+const GraphPath = "/graph"
 
 // Config of a Service.
 type Config struct {
@@ -33,19 +39,25 @@ type Config struct {
 	// VaultSuffix is the DNS suffix of vaults here, with the port if there is one:
 	// "https://"+VaultSuffix is a vault audience too.
 	VaultSuffix string
-	Log         *slog.Logger
+	// Issuers is the client that asks other OpenID providers, as NewIssuerClient
+	// returns it; nil: one that reaches public addresses only.
+	Issuers *http.Client
+	Log     *slog.Logger
 }
 
 // Service is the directory service. It is safe for concurrent use. It keeps no
-// state but its keys: a row changed by another node counts at once.
+// state but keys, its own and those of other issuers: a row changed by another node
+// counts at once.
 type Service struct {
-	login string
-	log   *slog.Logger
-	store store.Store
-	keys  signingKeys
+	login   string
+	log     *slog.Logger
+	store   store.Store
+	keys    *signingKeys
+	issuers *issuers
 
 	management audiences
 	vault      audiences
+	graph      audiences
 
 	directories row.Table[directoryRow]
 	principals  row.Table[principalRow]
@@ -59,14 +71,22 @@ func Open(ctx context.Context, c Config) (*Service, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if c.Issuers == nil {
+		var err error
+		if c.Issuers, err = NewIssuerClient(IssuerNetwork{}); err != nil {
+			return nil, err
+		}
+	}
 	s := &Service{
-		login: strings.TrimSuffix(c.Login, "/"),
-		log:   c.Log,
-		store: c.Store,
+		issuers: &issuers{client: c.Issuers, known: map[string]*issuer{}},
+		login:   strings.TrimSuffix(c.Login, "/"),
+		log:     c.Log,
+		store:   c.Store,
 		management: newAudiences(append([]string{
 			AudienceManagement, "https://management.core.windows.net", c.Login,
 		}, c.Audiences...)...),
 		vault:       newAudiences(AudienceVault, "https://"+c.VaultSuffix),
+		graph:       newAudiences(AudienceGraph, strings.TrimSuffix(c.Login, "/")+GraphPath),
 		directories: row.NewTable[directoryRow](c.Store, c.Service, "entra-directories"),
 		principals:  row.NewTable[principalRow](c.Store, c.Service, "entra-principals"),
 		clients:     row.NewTable[reference](c.Store, c.Service, "entra-clients"),

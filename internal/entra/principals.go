@@ -2,10 +2,6 @@ package entra
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -46,14 +42,11 @@ type principalRow struct {
 	Name       string      `json:"name"`
 	ResourceID string      `json:"resourceId,omitempty"`
 	Created    time.Time   `json:"created"`
-	Secrets    []secretRow `json:"secrets,omitempty"`
-}
 
-// secretRow is one client secret of an application, as a hash.
-type secretRow struct {
-	Salt    []byte    `json:"salt"`
-	Hash    []byte    `json:"hash"`
-	Created time.Time `json:"created"`
+	// How it may prove itself; a managed identity has federated credentials only.
+	Secrets      []secretRow           `json:"secrets,omitempty"`
+	Certificates []certificateRow      `json:"certificates,omitempty"`
+	Federated    []FederatedCredential `json:"federated,omitempty"`
 }
 
 // reference leads from another id of a principal to its object id.
@@ -225,34 +218,6 @@ func (s *Service) client(ctx context.Context, clientID string) (principalRow, er
 
 func (s *Service) identityKey(resourceID string) store.RowKey {
 	return s.identities.Key(strings.ToLower(strings.TrimSuffix(resourceID, "/")))
-}
-
-// newSecret makes a client secret of 256 random bits. A password hash that is slow
-// on purpose protects secrets that can be guessed; 2^256 cannot, so one salted
-// HMAC-SHA-256 is enough, and a flood of token requests does not cost seconds of CPU.
-func newSecret() (secret string, hashed secretRow) {
-	var raw, salt [32]byte
-	_, _ = rand.Read(raw[:]) // never fails: crypto/rand ends the process instead
-	_, _ = rand.Read(salt[:])
-	secret = base64.RawURLEncoding.EncodeToString(raw[:])
-	return secret, secretRow{Salt: salt[:], Hash: hashSecret(salt[:], secret), Created: time.Now().UTC()}
-}
-
-func hashSecret(salt []byte, secret string) []byte {
-	mac := hmac.New(sha256.New, salt)
-	mac.Write([]byte(secret))
-	return mac.Sum(nil)
-}
-
-// hasSecret says whether secret is one of the application's; a managed identity has none.
-func (p principalRow) hasSecret(secret string) bool {
-	found := false
-	for _, s := range p.Secrets {
-		if hmac.Equal(hashSecret(s.Salt, secret), s.Hash) {
-			found = true
-		}
-	}
-	return found
 }
 
 func lastSegment(id string) string {

@@ -9,7 +9,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/tidelock/tidelock/internal/row"
@@ -27,48 +31,154 @@ type signingKeyRow struct {
 	Created time.Time `json:"created"`
 }
 
-// signingKeys are the keys of the authority: one signs, all verify.
+// When keys change. A new key signs at once: whoever checks a token with a key id
+// it does not know asks again, we too (see find). An old one is published and checked
+// with for longer than any token of it lives, counted from its successor's making;
+// the rest covers nodes that still sign with it because they have not looked.
+const (
+	signingKeyLife   = 90 * 24 * time.Hour
+	signingKeyLinger = 2 * tokenLifetime
+	signingKeysFresh = 5 * time.Minute // how long keys are used before they are read again
+)
+
+// signingKeys are the keys of the authority: the newest signs, all verify. Other
+// nodes on the same store may make new ones at any time.
 type signingKeys struct {
-	current signingKey
-	byID    map[string]signingKey
+	store store.Rows
+	table row.Table[signingKeyRow]
+
+	mu     sync.Mutex // guards what follows; held across a read, so that there is one at a time
+	read   time.Time
+	newest signingKey
+	byID   map[string]signingKey
 }
 
 type signingKey struct {
 	id      string // kid
+	number  int
+	created time.Time
 	private *rsa.PrivateKey
 }
 
 // openSigningKeys loads the keys, or makes the first one.
-func openSigningKeys(ctx context.Context, st store.Rows, t row.Table[signingKeyRow]) (signingKeys, error) {
-	rows, err := t.List(ctx, store.RowKey{}.Partition)
+func openSigningKeys(ctx context.Context, st store.Rows, t row.Table[signingKeyRow]) (*signingKeys, error) {
+	k := &signingKeys{store: st, table: t}
+	_, err := k.signing(ctx)
+	return k, err
+}
+
+// signing returns the key to sign with, and makes one when there is none or it is old.
+func (k *signingKeys) signing(ctx context.Context) (signingKey, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.load(ctx, signingKeysFresh); err != nil {
+		return signingKey{}, err
+	}
+	if k.newest.private == nil || time.Since(k.newest.created) > signingKeyLife {
+		if err := k.rotate(ctx); err != nil {
+			return signingKey{}, err
+		}
+	}
+	return k.newest, nil
+}
+
+// find returns the key of this id. Keys are read again for one that is not known, but
+// not more often than every ten seconds: anybody can make up ids.
+func (k *signingKeys) find(ctx context.Context, id string) (signingKey, bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	fresh := signingKeysFresh
+	if _, known := k.byID[id]; !known {
+		fresh = 10 * time.Second
+	}
+	if err := k.load(ctx, fresh); err != nil {
+		return signingKey{}, false, err
+	}
+	key, known := k.byID[id]
+	return key, known, nil
+}
+
+// published returns all keys, by id.
+func (k *signingKeys) published(ctx context.Context) ([]signingKey, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.load(ctx, signingKeysFresh); err != nil {
+		return nil, err
+	}
+	return slices.SortedFunc(maps.Values(k.byID), func(x, y signingKey) int { return strings.Compare(x.id, y.id) }), nil
+}
+
+// load reads the keys unless they were read less than fresh ago. The caller holds mu.
+func (k *signingKeys) load(ctx context.Context, fresh time.Duration) error {
+	if k.byID != nil && time.Since(k.read) < fresh {
+		return nil
+	}
+	rows, err := k.table.List(ctx, store.RowKey{}.Partition)
 	if err != nil {
-		return signingKeys{}, err
+		return err
 	}
-	if len(rows) == 0 {
-		if err := createSigningKey(ctx, st, t, 1); err != nil {
-			return signingKeys{}, err
-		}
-		// Read back: another node may have been faster.
-		if rows, err = t.List(ctx, store.RowKey{}.Partition); err != nil {
-			return signingKeys{}, err
-		}
-	}
-	keys := signingKeys{byID: map[string]signingKey{}}
-	newest := 0
+	var all []signingKey
 	for _, found := range rows {
 		key, err := parseSigningKey(found.Value)
 		if err != nil {
-			return signingKeys{}, err
+			return err
 		}
-		keys.byID[key.id] = key
-		if found.Value.Number > newest {
-			newest, keys.current = found.Value.Number, key
+		all = append(all, key)
+	}
+	slices.SortFunc(all, func(x, y signingKey) int { return y.number - x.number }) // newest first
+	k.byID, k.newest, k.read = map[string]signingKey{}, signingKey{}, time.Now()
+	for n, key := range all {
+		if n == 0 {
+			k.newest = key
+		} else if time.Since(all[n-1].created) > signingKeyLinger {
+			break // it and all older ones are over
+		}
+		k.byID[key.id] = key
+	}
+	return nil
+}
+
+// rotate makes the next key, unless another node was faster, and deletes those that
+// are over. The caller holds mu.
+func (k *signingKeys) rotate(ctx context.Context) error {
+	if err := createSigningKey(ctx, k.store, k.table, k.newest.number+1); err != nil {
+		return err
+	}
+	if err := k.load(ctx, 0); err != nil {
+		return err
+	}
+	if k.newest.private == nil {
+		return fmt.Errorf("token signing key: %w", store.ErrNotFound)
+	}
+	rows, err := k.table.List(ctx, store.RowKey{}.Partition)
+	if err != nil {
+		return err
+	}
+	var over []store.RowWrite
+	for _, found := range rows {
+		key, err := parseSigningKey(found.Value)
+		if err != nil {
+			return err
+		}
+		if _, used := k.byID[key.id]; !used {
+			over = append(over, store.RowWrite{RowKey: k.table.Key(fmt.Sprint(key.number))})
 		}
 	}
-	if newest == 0 {
-		return signingKeys{}, fmt.Errorf("token signing key: %w", store.ErrNotFound)
+	if len(over) == 0 {
+		return nil
 	}
-	return keys, nil
+	return k.store.WriteRows(ctx, over)
+}
+
+// RotateSigningKey makes a new key that signs from now on. Tokens of the old one stay
+// good for as long as they live.
+func (s *Service) RotateSigningKey(ctx context.Context) error {
+	s.keys.mu.Lock()
+	defer s.keys.mu.Unlock()
+	if err := s.keys.load(ctx, 0); err != nil {
+		return err
+	}
+	return s.keys.rotate(ctx)
 }
 
 // createSigningKey makes the key with this number unless there is one.
@@ -107,7 +217,9 @@ func parseSigningKey(row signingKeyRow) (signingKey, error) {
 		return signingKey{}, fmt.Errorf("token signing key %d: %w", row.Number, err)
 	}
 	thumbprint := sha256.Sum256(spki)
-	return signingKey{id: base64.RawURLEncoding.EncodeToString(thumbprint[:]), private: private}, nil
+	return signingKey{
+		id: base64.RawURLEncoding.EncodeToString(thumbprint[:]), number: row.Number, created: row.Created, private: private,
+	}, nil
 }
 
 // jwk is a public key as RFC 7517 writes it.

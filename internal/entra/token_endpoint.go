@@ -5,12 +5,21 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
-// token answers a token request: client credentials with a client secret.
+// token answers a token request: client credentials, with a client secret, an
+// assertion signed with a certificate, or a token of another issuer.
 func (a authorityRequest) token(directory string) error {
+	if slices.Contains(anyDirectory, directory) {
+		return &authorityError{
+			status: http.StatusBadRequest, kind: "invalid_request", number: 50059,
+			text: "No tenant-identifying information found in either the request or implied by any provided credentials.",
+		}
+	}
 	if err := a.knowDirectory(directory); err != nil {
 		return err
 	}
@@ -28,7 +37,7 @@ func (a authorityRequest) token(directory string) error {
 			text: fmt.Sprintf("The app requested an unsupported grant type '%s'.", excerpt(grant)),
 		}
 	}
-	p, err := a.authenticate(directory, form)
+	p, how, err := a.authenticate(directory, form)
 	if err != nil {
 		return err
 	}
@@ -36,7 +45,7 @@ func (a authorityRequest) token(directory string) error {
 	if err != nil {
 		return err
 	}
-	token, issued, expires, err := a.service.issue(p.principal(), resource)
+	token, issued, expires, err := a.service.issue(a.r.Context(), p.principal(), how, resource)
 	if err != nil {
 		return err
 	}
@@ -71,33 +80,46 @@ func missing(parameter string) error {
 	}
 }
 
-// authenticate finds the application and checks its secret.
-func (a authorityRequest) authenticate(directory string, form url.Values) (principalRow, error) {
+// How a client proved itself, as a token says it: appidacr.
+const (
+	authSecret      = "1"
+	authCertificate = "2" // or a federated credential, or, for managed identities, where it runs
+)
+
+// authenticate finds the principal and checks its secret or assertion.
+func (a authorityRequest) authenticate(directory string, form url.Values) (_ principalRow, how string, err error) {
 	id, secret, err := a.credentials(form)
 	if err != nil {
-		return principalRow{}, err
+		return principalRow{}, "", err
 	}
 	p, err := a.service.client(a.r.Context(), id)
 	if err != nil && !notFound(err) {
-		return principalRow{}, err
+		return principalRow{}, "", err
 	}
 	// An application of another directory is as unknown as one that does not exist.
 	if err != nil || directory != adfs && string(p.Directory) != directory {
-		return principalRow{}, &authorityError{
+		return principalRow{}, "", &authorityError{
 			status: http.StatusBadRequest, kind: "unauthorized_client", number: 700016,
 			text: fmt.Sprintf("Application with identifier '%s' was not found in the directory '%s'. This can happen if the application has not been installed by the administrator of the tenant or consented to by any user in the tenant. You may have sent your authentication request to the wrong tenant.", excerpt(id), directory),
 		}
 	}
-	if secret == "" {
-		if form.Has("client_assertion") {
-			return principalRow{}, invalidClient(700027, "The certificate with identifier used to sign the client assertion is not registered on application.")
+	if form.Get("client_assertion") != "" {
+		if secret != "" {
+			return principalRow{}, "", badForm("Client credentials were given as a secret and as an assertion.")
 		}
-		return principalRow{}, invalidClient(7000216, "'client_assertion', 'client_secret' or 'request' is required for the 'client_credentials' grant type.")
+		return p, authCertificate, a.proveByAssertion(directory, p, form)
 	}
-	if !p.hasSecret(secret) {
-		return principalRow{}, invalidClient(7000215, fmt.Sprintf("Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID, for a secret added to app '%s'.", p.ClientID))
+	if secret == "" {
+		return principalRow{}, "", invalidClient(7000216, "'client_assertion', 'client_secret' or 'request' is required for the 'client_credentials' grant type.")
 	}
-	return p, nil
+	switch p.checkSecret(secret, time.Now()) {
+	case secretGood:
+		return p, authSecret, nil
+	case secretExpired:
+		return principalRow{}, "", invalidClient(7000222, fmt.Sprintf("The provided client secret keys for app '%s' are expired. Create a new one, with 'tidelock app secret add' for instance.", p.ClientID))
+	default:
+		return principalRow{}, "", invalidClient(7000215, fmt.Sprintf("Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID, for a secret added to app '%s'.", p.ClientID))
+	}
 }
 
 func invalidClient(number int, text string) error {

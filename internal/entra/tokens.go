@@ -52,19 +52,20 @@ func (c claims) GetAudience() (jwt.ClaimStrings, error)       { return jwt.Claim
 
 // knows says whether resource is a service here that tokens are given for.
 func (s *Service) knows(resource string) bool {
-	return s.management.has(resource) || s.vault.has(resource)
+	return s.management.has(resource) || s.vault.has(resource) || s.graph.has(resource)
 }
 
 // issue signs a token of p for a resource, which is echoed as it was asked for.
-func (s *Service) issue(p Principal, resource string) (token string, issued, expires time.Time, err error) {
+// how is claims.ClientAuth.
+func (s *Service) issue(ctx context.Context, p Principal, how, resource string) (token string, issued, expires time.Time, err error) {
+	key, err := s.keys.signing(ctx)
+	if err != nil {
+		return "", time.Time{}, time.Time{}, err
+	}
 	issued = time.Now().UTC().Truncate(time.Second)
 	expires = issued.Add(tokenLifetime)
 	var unique [16]byte
 	_, _ = rand.Read(unique[:])
-	clientAuth := "1"
-	if p.Kind == KindManagedIdentity {
-		clientAuth = "2"
-	}
 	t := jwt.NewWithClaims(jwt.SigningMethodRS256, claims{
 		Audience:   resource,
 		Issuer:     issuerOf(p.Directory),
@@ -72,7 +73,7 @@ func (s *Service) issue(p Principal, resource string) (token string, issued, exp
 		NotBefore:  jwt.NewNumericDate(issued),
 		Expires:    jwt.NewNumericDate(expires),
 		ClientID:   p.ClientID,
-		ClientAuth: clientAuth,
+		ClientAuth: how,
 		Provider:   issuerOf(p.Directory),
 		IDType:     "app",
 		ObjectID:   p.ObjectID,
@@ -81,8 +82,8 @@ func (s *Service) issue(p Principal, resource string) (token string, issued, exp
 		Unique:     base64.RawURLEncoding.EncodeToString(unique[:]),
 		Version:    "1.0",
 	})
-	t.Header["kid"] = s.keys.current.id
-	token, err = t.SignedString(s.keys.current.private)
+	t.Header["kid"] = key.id
+	token, err = t.SignedString(key.private)
 	if err != nil {
 		return "", time.Time{}, time.Time{}, fmt.Errorf("sign a token: %w", err)
 	}
@@ -143,7 +144,7 @@ func (c identityCredential) token(ctx context.Context, o policy.TokenRequestOpti
 	if o.TenantID != "" && !strings.EqualFold(o.TenantID, string(p.Directory)) {
 		return azcore.AccessToken{}, fmt.Errorf("the identity is of directory %s, the token is wanted for %s", p.Directory, o.TenantID)
 	}
-	token, _, expires, err := c.service.issue(p, resource)
+	token, _, expires, err := c.service.issue(ctx, p, authCertificate, resource)
 	if err != nil {
 		return azcore.AccessToken{}, err
 	}
