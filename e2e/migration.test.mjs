@@ -50,7 +50,14 @@ test("a container moves with its id and sequence number, and goes on", { timeout
 		await new Promise((resolve) => setImmediate(resolve));
 	}
 	await saved(a.container);
-	const read = async () => nested(await (await storage(source, a.id, `/repos/${source.tenantId}/git/summaries/latest`)).json());
+	// As the copying tool reads: the session says where the storage is, the ref which summary is the newest.
+	const read = async () => {
+		const { historianUrl } = await (await orderer(source, a.id, `/documents/${source.tenantId}/session/${a.id}`)).json();
+		assert.equal(historianUrl, source.endpoint);
+		const ref = await (await storage(source, a.id, `/repos/${source.tenantId}/git/refs/heads%2F${a.id}`)).json();
+		const { sha } = ref.object;
+		return nested(await (await storage(source, a.id, `/repos/${source.tenantId}/git/summaries/${sha}`)).json());
+	};
 	const acks = async () => (await deltas(source, a.id)).filter((op) => op.type === "summaryAck");
 	await eventually("a summary at the source", async () => (await acks()).length > 0, 90_000);
 	a.container.dispose();

@@ -605,6 +605,37 @@ func (c *client) submit(contents ...string) {
 	c.emit("submitOp", c.id, []any{batch})
 }
 
+// summarize proposes a summary of the state at rsn and returns its ack or nack.
+func (c *client) summarize(handle, head string, rsn sequencer.Seq) sequencer.SequencedOp {
+	c.t.Helper()
+	op := c.op(string(encode(map[string]any{"handle": handle, "head": head, "message": "m", "parents": []string{head}})))
+	op["type"], op["referenceSequenceNumber"] = "summarize", rsn
+	c.emit("submitOp", c.id, []any{[]any{op}})
+	var proposal sequencer.Seq
+	for {
+		for _, seen := range c.seen {
+			switch {
+			case string(seen.ClientID) == c.id && seen.Type == sequencer.TypeSummarize && seen.CSN == c.csn:
+				proposal = seen.Seq
+			case proposal > 0 && strings.Contains(string(seen.Contents), fmt.Sprintf(`"summarySequenceNumber":%d}`, proposal)):
+				return seen
+			}
+		}
+		c.await("op")
+	}
+}
+
+// head is the newest version of a document, as its ref says.
+func (r *rig) head(id string) string {
+	r.t.Helper()
+	var ref gitRef
+	a := r.call("GET", "/repos/t1/git/refs/heads%2F"+id, r.token(id), "")
+	if err := json.Unmarshal(a.body, &ref); err != nil || a.status != 200 {
+		r.t.Fatalf("ref of %s: %d %s", id, a.status, a.body)
+	}
+	return ref.Object.SHA
+}
+
 // contentsOf lists the contents of ops of type op, in order.
 func contentsOf(t testing.TB, ops []sequencer.SequencedOp) []string {
 	t.Helper()

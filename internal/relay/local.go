@@ -1,10 +1,6 @@
 package relay
 
-import (
-	"net/http"
-
-	"github.com/tidelock/tidelock/internal/history"
-)
+import "net/http"
 
 // Local mode is for developers: unmodified clients with a connection of type
 // "local", and those of Fluid's own development server, Tinylicious, find a tenant of
@@ -58,55 +54,4 @@ func (s *Server) remoteOnly(c *call) error {
 		return &restError{http.StatusNotFound, `Tenant "` + c.tenant.ID + `" has no git/summaries: connect with type "local".`}
 	}
 	return nil
-}
-
-// postTree answers POST /repos/{tenant}/git/trees with the tree as it is stored.
-// Nothing about the document changes before a summarize op names it.
-func (s *Server) postTree(c *call) error {
-	return s.onDocument(c, func(d *document) error {
-		id, err := d.store().UploadTree(c.r.Context(), c.body)
-		if err != nil {
-			return err
-		}
-		var tree []history.TreeEntry
-		if tree, err = d.store().Tree(c.r.Context(), id, false); err != nil {
-			return err
-		}
-		answerTree(c, http.StatusCreated, id, tree)
-		return nil
-	})
-}
-
-// gitRef is a ref. Source: IRef of the Fluid gitresources package.
-type gitRef struct {
-	Ref    string `json:"ref"`
-	URL    string `json:"url"`
-	Object struct {
-		Type string `json:"type"`
-		gitObject
-	} `json:"object"`
-}
-
-// headOf is the one ref of a document. Clients cannot move it: the newest version is
-// what the log says it is.
-func headOf(c *call, d *document) gitRef {
-	ref := gitRef{Ref: "refs/heads/" + c.documentID()}
-	ref.Object.Type, ref.Object.SHA = "commit", d.head()
-	return ref
-}
-
-// getRefs answers GET /repos/{tenant}/git/refs.
-func (s *Server) getRefs(c *call) error {
-	return s.onDocument(c, func(d *document) error {
-		answerJSON(c.w, http.StatusOK, []gitRef{headOf(c, d)})
-		return nil
-	})
-}
-
-// getRef answers GET /repos/{tenant}/git/refs/heads/{id}.
-func (s *Server) getRef(c *call) error {
-	return s.onDocument(c, func(d *document) error {
-		answerJSON(c.w, http.StatusOK, headOf(c, d))
-		return nil
-	})
 }

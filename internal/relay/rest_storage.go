@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tidelock/tidelock/internal/history"
@@ -238,4 +239,78 @@ func (s *Server) getSummary(c *call) error {
 		}
 		return nil
 	})
+}
+
+// postTree answers POST /repos/{tenant}/git/trees with the tree as it is stored.
+// Nothing about the document changes before a summarize op names it.
+func (s *Server) postTree(c *call) error {
+	return s.onDocument(c, func(d *document) error {
+		id, err := d.store().UploadTree(c.r.Context(), c.body)
+		if err != nil {
+			return err
+		}
+		var tree []history.TreeEntry
+		if tree, err = d.store().Tree(c.r.Context(), id, false); err != nil {
+			return err
+		}
+		answerTree(c, http.StatusCreated, id, tree)
+		return nil
+	})
+}
+
+// gitRef is a ref. Source: IRef of the Fluid gitresources package.
+type gitRef struct {
+	Ref    string `json:"ref"`
+	URL    string `json:"url"`
+	Object struct {
+		Type string `json:"type"`
+		gitObject
+	} `json:"object"`
+}
+
+// headOf is the one ref of a document. Clients cannot move it: the newest version is
+// what the log says it is.
+func headOf(c *call, d *document) gitRef {
+	ref := gitRef{Ref: "refs/heads/" + c.documentID()}
+	ref.Object.Type, ref.Object.SHA = "commit", d.head()
+	return ref
+}
+
+// getRefs answers GET /repos/{tenant}/git/refs.
+func (s *Server) getRefs(c *call) error {
+	return s.onDocument(c, func(d *document) error {
+		answerJSON(c.w, http.StatusOK, []gitRef{headOf(c, d)})
+		return nil
+	})
+}
+
+// getRef answers GET /repos/{tenant}/git/refs/heads/{id}; tools write the slash as %2F.
+func (s *Server) getRef(c *call) error {
+	return s.onDocument(c, func(d *document) error {
+		ref := headOf(c, d)
+		if "refs/"+c.r.PathValue("ref") != ref.Ref {
+			return history.ErrNotFound
+		}
+		answerJSON(c.w, http.StatusOK, ref)
+		return nil
+	})
+}
+
+// deleteSummaries answers DELETE /repos/{tenant}/git/summaries. There whoever may write
+// destroys all that a document was, and leaves the document. Here that takes the right to delete
+// the document, which is what it does: neither is anything without the other.
+func (s *Server) deleteSummaries(c *call) error {
+	switch soft := c.r.Header.Get("Soft-Delete"); {
+	case !c.claims.has(docDelete):
+		return errNoDeleteScope
+	case strings.EqualFold(soft, "true"):
+		return &restError{http.StatusNotImplemented, "Nothing was deleted: what is deleted here cannot be brought back. Send Soft-Delete: false to delete the document for good."}
+	case soft != "" && !strings.EqualFold(soft, "false"):
+		return badRequestf("Soft-Delete must be true or false.")
+	}
+	if _, err := s.remove(c.r.Context(), c.tenant, c.documentID()); err != nil {
+		return err
+	}
+	c.w.WriteHeader(http.StatusNoContent)
+	return nil
 }

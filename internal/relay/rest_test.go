@@ -351,10 +351,7 @@ func TestRESTStorage(t *testing.T) {
 		var up struct{ ID string }
 		a.decode(t, 201, &up)
 		c := r.join(id, summarizer)
-		op := c.op(string(encode(map[string]any{"handle": up.ID, "head": latest.ID, "message": "m", "parents": []string{latest.ID}})))
-		op["type"], op["referenceSequenceNumber"] = "summarize", 1
-		c.emit("submitOp", c.id, []any{[]any{op}})
-		if ack := c.awaitOp(3); ack.Type != sequencer.TypeSummaryAck {
+		if ack := c.summarize(up.ID, latest.ID, 1); ack.Type != sequencer.TypeSummaryAck {
 			t.Fatalf("the summary was answered with %s %s", ack.Type, ack.Contents)
 		}
 		c.close()
@@ -371,6 +368,82 @@ func TestRESTStorage(t *testing.T) {
 		if len(versions) != 2 || versions[0].SHA != now.ID || versions[1].SHA != latest.ID {
 			t.Errorf("versions %v, want %s and %s", versions, now.ID, latest.ID)
 		}
+	})
+}
+
+// The ref of a document, as the tools that copy documents ask for it: wrapped or plain,
+// its slash encoded or not. It cannot be moved.
+func TestRESTRefs(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id := r.create()
+		token := r.token(id)
+		const refs = "/repos/t1/git/refs"
+		r.call("GET", refs, token, "").golden(t, "refs")
+		r.call("GET", refs+"/heads%2F"+id, token, "").golden(t, "ref")
+		var want, got gitRef
+		r.call("GET", refs+"/heads%2F"+id, token, "").decode(t, 200, &want)
+		for what, a := range map[string]reply{
+			"plain":             r.plain("GET", refs+"/heads%2F"+id, token, ""),
+			"with a bare slash": r.call("GET", refs+"/heads/"+id, token, ""),
+		} {
+			if a.decode(t, 200, &got); got != want {
+				t.Errorf("%s: %+v, want %+v", what, got, want)
+			}
+		}
+		var summary struct{ ID string }
+		if r.plain("GET", "/repos/t1/git/summaries/"+want.Object.SHA, token, "").decode(t, 200, &summary); summary.ID != want.Object.SHA {
+			t.Errorf("the ref names summary %s, which says it is %s", want.Object.SHA, summary.ID)
+		}
+		for _, other := range []string{"heads%2F" + r.create(), "heads%2F", "heads", id, "tags%2F" + id} {
+			r.call("GET", refs+"/"+other, token, "").want(t, 404, "The requested object does not exist in this document.")
+		}
+		for _, method := range []string{"POST", "PATCH", "DELETE"} {
+			if a := r.call(method, refs+"/heads%2F"+id, token, `{"sha":"x","force":true}`); a.status != 404 && a.status != 405 {
+				t.Errorf("%s of a ref: %d %s, want no such route", method, a.status, a.body)
+			}
+		}
+	})
+}
+
+// A tool may upload a summary object by object in either dialect.
+func TestRESTTreeUpload(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id := r.create()
+		token := r.token(id)
+		var blob, tree gitObject
+		r.plain("POST", "/repos/t1/git/blobs", token, `{"content":"new","encoding":"utf-8"}`).decode(t, 201, &blob)
+		r.plain("POST", "/repos/t1/git/trees", token, `{"tree":[{"mode":"100644","path":"A","sha":"`+blob.SHA+`","type":"blob"}]}`).decode(t, 201, &tree)
+		c := r.join(id, summarizer)
+		if ack := c.summarize(tree.SHA, r.head(id), 1); ack.Type != sequencer.TypeSummaryAck {
+			t.Errorf("the summary was answered with %s %s", ack.Type, ack.Contents)
+		}
+		c.close()
+	})
+}
+
+// In the reference DELETE of summaries takes no more than the right to write, and
+// leaves a document without any.
+func TestRESTDeleteSummaries(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id := r.create()
+		const path = "/repos/t1/git/summaries"
+		r.call("DELETE", path, r.token(id), "").want(t, 403, "Missing DocDelete scopes in token claims.")
+		r.call("DELETE", path, r.token(id, withScopes("doc:read", "doc:write", "doc:delete")), "").
+			want(t, 403, "Permission denied. Insufficient scopes. Required scopes: doc:read,doc:write,summary:write")
+		deleter := r.token(id, withScopes("doc:read", "doc:write", "summary:write", "doc:delete"))
+		headers := authorization(path, deleter)
+		for value, status := range map[string]int{"true": 501, "TRUE": 501, "yes": 400} {
+			headers["Soft-Delete"] = value
+			if a := r.do(wrap("DELETE", path, headers, "")); a.status != status {
+				t.Errorf("Soft-Delete: %s is answered with %d %s, want %d", value, a.status, a.body, status)
+			}
+		}
+		if a := r.call("GET", path+"/latest", r.token(id), ""); a.status != 200 {
+			t.Errorf("the latest summary after refused deletions: %d %s", a.status, a.body)
+		}
+		headers["Soft-Delete"] = "false"
+		r.do(wrap("DELETE", path, headers, "")).golden(t, "delete_summaries")
+		r.call("GET", path+"/latest", r.token(id), "").want(t, 404, "Document is deleted and cannot be accessed.")
 	})
 }
 

@@ -77,9 +77,13 @@ var restRoutes = []route{
 	{"GET", "/repos/{tenant}/git/blobs/{sha}", storageFace, toRead, noBody, slow, (*Server).getBlob},
 	{"GET", "/repos/{tenant}/git/trees/{sha}", storageFace, toRead, noBody, slow, (*Server).getTree},
 	{"GET", "/repos/{tenant}/git/commits/{sha}", storageFace, toRead, noBody, quick, (*Server).getCommit},
+	{"POST", "/repos/{tenant}/git/trees", storageFace, toWrite, largeBody, slow, (*Server).postTree},
+	{"GET", "/repos/{tenant}/git/refs", storageFace, toRead, noBody, quick, (*Server).getRefs},
+	{"GET", "/repos/{tenant}/git/refs/{ref...}", storageFace, toRead, noBody, quick, (*Server).getRef},
 	{"GET", "/repos/{tenant}/commits", storageFace, toRead, noBody, quick, (*Server).getCommits},
 	{"POST", "/repos/{tenant}/git/summaries", storageFace, toSummarize, largeBody, slow, (*Server).postSummary},
 	{"GET", "/repos/{tenant}/git/summaries/{version}", storageFace, toRead, noBody, slow, (*Server).getSummary},
+	{"DELETE", "/repos/{tenant}/git/summaries", storageFace, toSummarize, noBody, quick, (*Server).deleteSummaries},
 
 	{"GET", "/api/v1/ping", openFace, nil, noBody, quick, (*Server).ping},
 	{"GET", "/repos/ping", openFace, nil, noBody, quick, (*Server).ping},
@@ -95,9 +99,6 @@ func (r *route) pattern() string { return r.method + " " + r.path }
 // local mode they are not there.
 var localRoutes = []route{
 	{"POST", "/{tenant}/{id}/broadcast-signal", ordererFace, toWrite, smallBody, quick, (*Server).broadcastSignal},
-	{"POST", "/repos/{tenant}/git/trees", storageFace, toWrite, largeBody, slow, (*Server).postTree},
-	{"GET", "/repos/{tenant}/git/refs", storageFace, toRead, noBody, quick, (*Server).getRefs},
-	{"GET", "/repos/{tenant}/git/refs/heads/{id}", storageFace, toRead, noBody, quick, (*Server).getRef},
 }
 
 // call is one REST request that passed the checks of its route.
