@@ -10,6 +10,7 @@ import (
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/keystore"
+	"github.com/tidelock/tidelock/internal/provider/authorization"
 	"github.com/tidelock/tidelock/internal/provider/fluidrelay"
 	"github.com/tidelock/tidelock/internal/provider/keyvault"
 	"github.com/tidelock/tidelock/internal/provider/managedidentity"
@@ -47,12 +48,13 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts) (http.Ha
 	}
 	router := arm.NewRouter(arm.Config{
 		Authenticate: a.authenticate, Allowed: a.allowed, Subscription: groups.HasSubscription, ResourceGroup: groups.HasGroup,
-		LoginURL: a.ManagementURL() + "/" + string(a.installed.DirectoryID), Log: a.c.Log,
+		LoginURL: a.ManagementURL() + "/" + string(a.installed.DirectoryID), Deleted: a.entra.DeleteAssignmentsWithin, Log: a.c.Log,
 	})
 	relays.Register(router)
 	vaults.Register(router)
 	identities.Register(router)
 	groups.Register(router)
+	authorization.New(authorization.Config{Assignments: a.entra, Subscriptions: groups, Exists: groups.HasResource}).Register(router)
 	return managementFaces{
 		vault: a.vault.Handler(), authority: a.entra.Handler(), manager: router,
 		metadata: resources.MetadataHandler(resources.Cloud{

@@ -41,6 +41,9 @@ type Config struct {
 	// subscription is that of the callers who may see it.
 	Subscription  func(ctx context.Context, id string) (bool, error)
 	ResourceGroup func(ctx context.Context, subscription, name string) (bool, error)
+	// Deleted is told of each group or resource that a request deleted, with its scope; it
+	// may be told twice. An error is the answer's: the client then deletes again. Nil: nobody is told.
+	Deleted func(ctx context.Context, scope string) error
 	// LoginURL is the authority, for WWW-Authenticate: https://host/{directory}.
 	LoginURL string
 	Log      *slog.Logger
@@ -78,7 +81,9 @@ type Route struct {
 	Method string
 	// Pattern is the whole path as in docs, from the slash on; parameters are whole
 	// segments in braces. InGroup and InSubscription begin most of them. The
-	// parameters {subscription} and {group} are checked by the router.
+	// parameters {subscription} and {group} are checked by the router. InScope begins
+	// those of extension resources, which belong to whatever is before them: the
+	// request's ID is that of the scope then.
 	Pattern string
 	// Action is the permission it needs, such as
 	// Microsoft.FluidRelay/fluidRelayServers/read. Empty: every authenticated caller
@@ -93,4 +98,5 @@ type Route struct {
 const (
 	InSubscription = "/subscriptions/{subscription}"
 	InGroup        = InSubscription + "/resourceGroups/{group}"
+	InScope        = "{scope}"
 )

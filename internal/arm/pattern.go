@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -11,12 +12,14 @@ import (
 type pattern struct {
 	segments []string // as written; a parameter keeps its braces
 	action   bool     // the last segment is a verb, not a type
+	scoped   bool     // it began with InScope, which is not among the segments
 }
 
 func parsePattern(method, p string) pattern {
+	p, scoped := strings.CutPrefix(p, InScope)
 	segments := strings.Split(strings.TrimPrefix(p, "/"), "/")
 	_, param := parameter(segments[len(segments)-1])
-	return pattern{segments: segments, action: method == http.MethodPost && !param}
+	return pattern{segments: segments, action: method == http.MethodPost && !param, scoped: scoped}
 }
 
 func parameter(segment string) (name string, ok bool) {
@@ -28,6 +31,16 @@ func parameter(segment string) (name string, ok bool) {
 
 // match returns the parameters of a path that p describes.
 func (p pattern) match(path []string) (map[string]string, bool) {
+	if p.scoped {
+		head := len(path) - len(p.segments)
+		if head < 0 {
+			return nil, false
+		}
+		if _, ok := scopeID(path[:head]); !ok {
+			return nil, false
+		}
+		path = path[head:]
+	}
 	if len(path) != len(p.segments) {
 		return nil, false
 	}
@@ -43,8 +56,12 @@ func (p pattern) match(path []string) (map[string]string, bool) {
 }
 
 // id builds the id that a matching path names: fixed parts as the pattern spells
-// them, names as the path does.
+// them, names as the path does. That of an extension resource is the id of its scope.
 func (p pattern) id(path []string) ResourceID {
+	if p.scoped {
+		id, _ := scopeID(path[:len(path)-len(p.segments)])
+		return id
+	}
 	parts := make([]string, len(path))
 	for i, s := range p.segments {
 		parts[i] = s
@@ -77,6 +94,36 @@ func (p pattern) id(path []string) ResourceID {
 		parts = parts[min(2, len(parts)):]
 	}
 	return id
+}
+
+// scopeID is what an extension resource belongs to: nothing, a subscription, a group,
+// or a resource.
+func scopeID(path []string) (id ResourceID, ok bool) {
+	if value, ok := inPath(path, 0, "subscriptions"); ok {
+		id.Subscription, path = value, path[2:]
+		if value, ok := inPath(path, 0, "resourceGroups"); ok {
+			id.ResourceGroup, path = value, path[2:]
+		}
+	}
+	if len(path) == 0 {
+		return id, true
+	}
+	if value, ok := inPath(path, 0, "providers"); ok && id.Subscription != "" && len(path) >= 4 && len(path)%2 == 0 {
+		id.Namespace = value
+		for pair := range slices.Chunk(path[2:], 2) {
+			id.Types, id.Names = append(id.Types, pair[0]), append(id.Names, pair[1])
+		}
+		return id, true
+	}
+	return ResourceID{}, false
+}
+
+// typeName is the type of what a pattern names, without its namespace.
+func (p pattern) typeName(id ResourceID) string {
+	if !p.scoped {
+		return strings.Join(id.Types, "/")
+	}
+	return p.segments[2] // providers, namespace, type
 }
 
 // splitPath cuts an escaped path at its slashes and then undoes the escapes, so

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"regexp"
 	"runtime/debug"
@@ -120,7 +121,11 @@ func (rt *Router) run(route *boundRoute, req *Request) (*Response, error) {
 		return nil, err
 	}
 	req.Body = body
-	return route.Handle(ctx, req)
+	resp, err := route.Handle(ctx, req)
+	if err == nil && req.HTTP.Method == http.MethodDelete && !route.pattern.scoped && rt.c.Deleted != nil {
+		err = rt.c.Deleted(ctx, req.ID.Scope())
+	}
+	return resp, err
 }
 
 func (rt *Router) checkSubscription(ctx context.Context, path []string) error {
@@ -193,9 +198,13 @@ func (rt *Router) route(req *Request, path []string, a *answer) (*boundRoute, er
 	if len(served) > 0 && !slices.ContainsFunc(served, func(v string) bool { return strings.EqualFold(v, req.APIVersion) }) {
 		return nil, &Error{Status: 400, Code: "NoRegisteredProviderFound", Message: fmt.Sprintf(
 			"No registered resource provider found for API version '%s' for type '%s'. The supported api-versions are '%s'.",
-			req.APIVersion, strings.Join(req.ID.Types, "/"), strings.Join(newestFirst(served), ", "))}
+			req.APIVersion, found.pattern.typeName(req.ID), strings.Join(newestFirst(served), ", "))}
 	}
-	for _, name := range req.params {
+	names := slices.Collect(maps.Values(req.params))
+	if found.pattern.scoped {
+		names = append(names, req.ID.Names...)
+	}
+	for _, name := range names {
 		if err := CheckName(name); err != nil {
 			return nil, &Error{Status: 400, Code: "InvalidResourceName", Message: fmt.Sprintf("The request URI has an illegal name: %v.", err)}
 		}
@@ -255,8 +264,12 @@ func (rt *Router) authorize(ctx context.Context, route *boundRoute, req *Request
 		req.Caller.ClientID, req.Caller.ObjectID, route.Action, scope)}
 }
 
-// insideGroup says whether the route is below a group, and not the group itself.
-func (b *boundRoute) insideGroup() bool {
+// insideGroup says whether the request is for what is below a group, and not for the group
+// itself.
+func (b *boundRoute) insideGroup(req *Request) bool {
+	if b.pattern.scoped {
+		return req.ID.ResourceGroup != ""
+	}
 	return len(b.pattern.segments) > 4 && strings.HasPrefix(b.Pattern, InGroup+"/")
 }
 
@@ -266,7 +279,7 @@ func (b *boundRoute) insideGroup() bool {
 func (rt *Router) holdGroup(route *boundRoute, req *Request) func() {
 	deletes := route.Pattern == InGroup && req.HTTP.Method == http.MethodDelete
 	reads := req.HTTP.Method == http.MethodGet || req.HTTP.Method == http.MethodHead
-	if !deletes && (reads || !route.insideGroup()) {
+	if !deletes && (reads || !route.insideGroup(req)) {
 		return func() {}
 	}
 	group := ResourceID{Subscription: req.ID.Subscription, ResourceGroup: req.ID.ResourceGroup}.Key()
@@ -286,7 +299,7 @@ func (rt *Router) holdGroup(route *boundRoute, req *Request) func() {
 }
 
 func (rt *Router) checkGroup(ctx context.Context, route *boundRoute, req *Request) error {
-	if !route.insideGroup() {
+	if !route.insideGroup(req) {
 		return nil
 	}
 	known, err := rt.c.ResourceGroup(ctx, req.ID.Subscription, req.ID.ResourceGroup)

@@ -17,5 +17,6 @@
 //	entra-clients           client id -> object id
 //	entra-identities        ARM resource id of a managed identity -> object id
 //	entra-role-assignments  one partition per object id, by role and scope
+//	entra-role-assignment-names  the same rows by name
 //	entra-signing-keys      by number, from 1
 package entra

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/row"
@@ -63,7 +64,10 @@ type Service struct {
 	principals  row.Table[principalRow]
 	clients     row.Table[reference]
 	identities  row.Table[reference]
-	assignments row.Table[assignmentRow]
+
+	assignments     row.Table[Assignment] // a partition for each principal
+	assignmentNames row.Table[Assignment] // the same, by name
+	deleting        sync.Mutex            // held by DeleteAssignment: of two owners that delete each other one stays
 }
 
 // Open loads the signing key, or makes it when there is none.
@@ -91,7 +95,9 @@ func Open(ctx context.Context, c Config) (*Service, error) {
 		principals:  row.NewTable[principalRow](c.Store, c.Service, "entra-principals"),
 		clients:     row.NewTable[reference](c.Store, c.Service, "entra-clients"),
 		identities:  row.NewTable[reference](c.Store, c.Service, "entra-identities"),
-		assignments: row.NewTable[assignmentRow](c.Store, c.Service, "entra-role-assignments"),
+		assignments: row.NewTable[Assignment](c.Store, c.Service, "entra-role-assignments"),
+
+		assignmentNames: row.NewTable[Assignment](c.Store, c.Service, "entra-role-assignment-names"),
 	}
 	keys, err := openSigningKeys(ctx, c.Store, row.NewTable[signingKeyRow](c.Store, c.Service, "entra-signing-keys"))
 	if err != nil {

@@ -177,7 +177,7 @@ func (s *Service) removal(ctx context.Context, objectID string) ([]store.RowWrit
 		return nil, err
 	}
 	for _, a := range assigned {
-		writes = append(writes, store.RowWrite{RowKey: s.assignmentKey(row.ObjectID, a.Value)})
+		writes = append(writes, s.assignmentRemoval(a.Value)...)
 	}
 	return writes, nil
 }

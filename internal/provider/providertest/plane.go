@@ -25,6 +25,7 @@ import (
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/keystore"
+	"github.com/tidelock/tidelock/internal/provider/authorization"
 	"github.com/tidelock/tidelock/internal/provider/fluidrelay"
 	"github.com/tidelock/tidelock/internal/provider/keyvault"
 	"github.com/tidelock/tidelock/internal/provider/managedidentity"
@@ -124,12 +125,13 @@ func New(t testing.TB, containers fluidrelay.Containers) *Plane {
 	p.Resources.Contain(p.Fluid, p.KeyVault, p.Identity)
 	p.Router = arm.NewRouter(arm.Config{
 		Authenticate: p.authenticate, Allowed: p.Allowed, Subscription: p.Resources.HasSubscription, ResourceGroup: p.Resources.HasGroup,
-		LoginURL: Login, Log: log,
+		LoginURL: Login, Deleted: p.Entra.DeleteAssignmentsWithin, Log: log,
 	})
 	p.Fluid.Register(p.Router)
 	p.KeyVault.Register(p.Router)
 	p.Identity.Register(p.Router)
 	p.Resources.Register(p.Router)
+	authorization.New(authorization.Config{Assignments: p.Entra, Subscriptions: p.Resources, Exists: p.Resources.HasResource}).Register(p.Router)
 	p.seed(ctx)
 	return p
 }

@@ -41,7 +41,7 @@ func TestGolden(t *testing.T) {
 
 func TestProvidersAndLocations(t *testing.T) {
 	p := providertest.New(t, nil)
-	for _, namespace := range []string{"Microsoft.FluidRelay", "Microsoft.KeyVault", "Microsoft.ManagedIdentity", "Microsoft.Resources"} {
+	for _, namespace := range []string{"Microsoft.FluidRelay", "Microsoft.KeyVault", "Microsoft.ManagedIdentity", "Microsoft.Resources", "Microsoft.Authorization"} {
 		a := p.Want(200, p.Do("POST", sub+"/providers/"+strings.ToLower(namespace)+"/register"+version, ""))
 		if a.Get("registrationState") != "Registered" || a.Get("namespace") != namespace {
 			t.Errorf("register %s: got %s", namespace, a.Body)
@@ -49,8 +49,8 @@ func TestProvidersAndLocations(t *testing.T) {
 	}
 	p.Refused(404, "InvalidResourceNamespace", p.Do("GET", sub+"/providers/Microsoft.Compute"+version, ""))
 	listed := p.Want(200, p.Do("GET", sub+"/providers"+version, "")).Get("value").([]any)
-	if len(listed) != 4 {
-		t.Errorf("got %d providers, want 4", len(listed))
+	if len(listed) != 5 {
+		t.Errorf("got %d providers, want 5", len(listed))
 	}
 	for _, l := range p.Want(200, p.Do("GET", sub+"/locations"+version, "")).Get("value").([]any) {
 		if m := l.(map[string]any); m["name"] == "westus2" && m["displayName"] == "West US 2" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/tidelock/tidelock/internal/arm"
@@ -119,6 +120,21 @@ func (p *Provider) Directory(ctx context.Context, id string) (entra.DirectoryID,
 func (p *Provider) HasGroup(ctx context.Context, subscription, name string) (bool, error) {
 	_, err := p.groups.Get(ctx, strings.ToLower(subscription), strings.ToLower(name))
 	return found(err)
+}
+
+// HasResource says whether there is a tracked resource, or the one that id is a part of.
+func (p *Provider) HasResource(ctx context.Context, id arm.ResourceID) (bool, error) {
+	id.Types, id.Names = id.Types[:1], id.Names[:1]
+	for _, c := range p.contents {
+		some, err := c.Resources(ctx, id.Subscription)
+		if err != nil {
+			return false, err
+		}
+		if slices.ContainsFunc(some, func(s tracked.Summary) bool { return strings.EqualFold(s.ID, id.String()) }) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func found(err error) (bool, error) {

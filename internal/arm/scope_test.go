@@ -1,0 +1,58 @@
+package arm
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Extension resources belong to whatever is before them in the path.
+func TestScopes(t *testing.T) {
+	var told []string
+	rt, _ := testRouter(t, Route{
+		Method: "GET", Pattern: InScope + "/providers/Microsoft.Thing/notes/{name}", Action: "Microsoft.Thing/notes/read",
+		Handle: func(_ context.Context, r *Request) (*Response, error) {
+			return &Response{Body: r.ID.Scope() + " " + r.Param("name")}, nil
+		},
+	}, Route{
+		Method: "DELETE", Pattern: InGroup + "/providers/Microsoft.Thing/things/{name}", Action: "x",
+		Handle: func(_ context.Context, r *Request) (*Response, error) { return nil, nil },
+	})
+	rt.c.Deleted = func(_ context.Context, scope string) error {
+		told = append(told, scope)
+		return nil
+	}
+	const note = "/providers/microsoft.thing/NOTES/n" + v1
+	for _, c := range []struct {
+		scope  string
+		status int
+		want   string // the scope, or the error's code
+	}{
+		{"", 200, "/"},
+		{"/subscriptions/" + sub, 200, "/subscriptions/" + sub},
+		{"/Subscriptions/" + sub + "/resourcegroups/RG1", 200, "/subscriptions/" + sub + "/resourceGroups/RG1"},
+		{thing, 200, thing},
+		{thing + "/wings/w", 200, thing + "/wings/w"},
+		{"/subscriptions/" + sub + "/providers/Microsoft.Thing/things/t", 200, "/subscriptions/" + sub + "/providers/Microsoft.Thing/things/t"},
+		{"/subscriptions/" + other, 404, "SubscriptionNotFound"},
+		{strings.Replace(thing, "Rg1", "gone", 1), 404, "ResourceGroupNotFound"},
+		{thing + "%2F", 400, "InvalidResourceName"},
+		{group + "/providers/Microsoft.Thing/things", 404, "InvalidResourceType"},
+		{"/providers/Microsoft.Thing/things/t", 404, "InvalidResourceType"},
+	} {
+		w, e := do(t, rt, "GET", c.scope+note, "good", "")
+		got := e.Code
+		if w.Code == http.StatusOK {
+			got = strings.Trim(strings.TrimSpace(w.Body.String()), `"`)
+			got, _ = strings.CutSuffix(got, " n")
+		}
+		if w.Code != c.status || got != c.want {
+			t.Errorf("%s: got %d %s, want %d %s", c.scope, w.Code, got, c.status, c.want)
+		}
+	}
+	if w, _ := do(t, rt, "DELETE", thing+v1, "good", ""); w.Code != 200 || !slices.Equal(told, []string{thing}) {
+		t.Errorf("after a deletion: got %d, told of %v", w.Code, told)
+	}
+}
