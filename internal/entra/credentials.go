@@ -148,6 +148,15 @@ func (s *Service) SetCertificates(ctx context.Context, objectID string, add []Ce
 	})
 }
 
+// FederatedCredentials returns a principal's federated credentials; store.ErrNotFound.
+func (s *Service) FederatedCredentials(ctx context.Context, objectID string) ([]FederatedCredential, error) {
+	p, _, err := s.principals.Get(ctx, s.principals.Key(objectID))
+	if err != nil {
+		return nil, fmt.Errorf("principal %s: %w", objectID, err)
+	}
+	return p.Federated, nil
+}
+
 // PutFederatedCredential adds a federated credential, or replaces the one of its
 // name, and says whether it is new. store.ErrNotFound, ErrTooMany.
 func (s *Service) PutFederatedCredential(ctx context.Context, objectID string, f FederatedCredential) (_ FederatedCredential, isNew bool, err error) {

@@ -2,6 +2,7 @@ package managedidentity_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -94,5 +95,69 @@ func TestIdentityIsFoundInBothSpellings(t *testing.T) {
 		if _, err := p.Identity.Identity(t.Context(), wrong); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("%q: got %v, want store.ErrNotFound", wrong, err)
 		}
+	}
+}
+
+const (
+	federated = all + "/id1/federatedIdentityCredentials"
+	trust     = `{"properties":{"issuer":"https://oidc.example.test/cluster","subject":"system:serviceaccount:a:b","audiences":["api://AzureADTokenExchange"]}}`
+)
+
+func TestGoldenFederated(t *testing.T) {
+	p := providertest.New(t, nil)
+	p.NewIdentity("id1", "westus2")
+	for _, v := range []string{"2022-01-31-preview", "2023-01-31", "2024-11-30"} {
+		name, v := v, "?api-version="+v
+		p.Golden(name+"/federated-put", p.Do("PUT", federated+"/Cluster"+v, trust))
+		p.Golden(name+"/federated-put-again", p.Do("PUT", federated+"/cluster"+v, strings.Replace(trust, "a:b", "a:c", 1)))
+		p.Golden(name+"/federated-get", p.Do("GET", federated+"/CLUSTER"+v, ""))
+		p.Golden(name+"/federated-list", p.Do("GET", federated+v, ""))
+		p.Golden(name+"/federated-delete", p.Do("DELETE", federated+"/cluster"+v, ""))
+		p.Golden(name+"/federated-delete-again", p.Do("DELETE", federated+"/cluster"+v, ""))
+		p.Golden(name+"/federated-not-found", p.Do("GET", federated+"/cluster"+v, ""))
+	}
+	p.Golden("2024-11-30/identity-isolated", p.Do("PUT", all+"/id2?api-version=2024-11-30", `{"location":"westus2","properties":{"isolationScope":"regional"}}`))
+	// An older version keeps what it does not know.
+	p.Want(200, p.Do("PATCH", all+"/id2"+version, `{"tags":{"a":"b"}}`))
+	if got := p.Do("GET", all+"/id2?api-version=2024-11-30", "").Get("properties.isolationScope"); got != "Regional" {
+		t.Errorf("got isolationScope %v, want Regional", got)
+	}
+}
+
+func TestBadFederatedCredentials(t *testing.T) {
+	p := providertest.New(t, nil)
+	_, principal := p.NewIdentity("id1", "westus2")
+	p.Want(201, p.Do("PUT", federated+"/first"+version, trust))
+	with := func(from, to string) string { return strings.Replace(trust, from, to, 1) }
+	for _, c := range []struct {
+		name, target, body string
+		status             int
+		code               string
+	}{
+		{"ShortName", federated + "/ab" + version, trust, 400, "InvalidResourceName"},
+		{"LongName", federated + "/" + strings.Repeat("x", 121) + version, trust, 400, "InvalidResourceName"},
+		{"NoIssuer", federated + "/one" + version, with("https://oidc.example.test/cluster", ""), 400, "BadRequest"},
+		{"PlainIssuer", federated + "/one" + version, with("https", "http"), 400, "BadRequest"},
+		{"IssuerWithUser", federated + "/one" + version, with("https://", "https://user@"), 400, "BadRequest"},
+		{"IssuerWithQuery", federated + "/one" + version, with("/cluster", "/cluster?x"), 400, "BadRequest"},
+		{"NoSubject", federated + "/one" + version, with("system:serviceaccount:a:b", ""), 400, "BadRequest"},
+		{"NoAudience", federated + "/one" + version, with(`"api://AzureADTokenExchange"`, ""), 400, "BadRequest"},
+		{"TwoAudiences", federated + "/one" + version, with(`["`, `["x","`), 400, "BadRequest"},
+		{"LongSubject", federated + "/one" + version, with("a:b", strings.Repeat("a", 601)), 400, "BadRequest"},
+		{"SameTrust", federated + "/one" + version, trust, 409, "Conflict"},
+		{"NoIdentity", strings.Replace(federated, "id1", "other", 1) + "/one" + version, trust, 404, "ParentResourceNotFound"},
+		{"OldVersion", federated + "/one?api-version=2018-11-30", trust, 400, "NoRegisteredProviderFound"},
+		{"Malformed", federated + "/one" + version, "{", 400, "InvalidRequestContent"},
+		{"Isolation", all + "/id1?api-version=2024-11-30", `{"location":"westus2","properties":{"isolationScope":"x"}}`, 400, "BadRequest"},
+	} {
+		t.Run(c.name, func(t *testing.T) { p.Refused(c.status, c.code, p.Do("PUT", c.target, c.body)) })
+	}
+	for n := range 19 {
+		p.Want(201, p.Do("PUT", fmt.Sprintf("%s/more%d%s", federated, n, version), with("a:b", fmt.Sprint("a:", n))))
+	}
+	p.Refused(400, "BadRequest", p.Do("PUT", federated+"/more20"+version, with("a:b", "a:20")))
+	p.Want(200, p.Do("DELETE", all+"/id1"+version, ""))
+	if _, err := p.Entra.FederatedCredentials(t.Context(), principal); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("a deleted identity has federated credentials: %v", err)
 	}
 }

@@ -22,6 +22,13 @@ type Directory interface {
 	CreateManagedIdentity(ctx context.Context, d entra.DirectoryID, resourceID string) (entra.Principal, error)
 	// DeleteManagedIdentity removes it in one write with also. Idempotent.
 	DeleteManagedIdentity(ctx context.Context, resourceID string, also ...store.RowWrite) error
+
+	// FederatedCredentials returns those of a principal; store.ErrNotFound.
+	FederatedCredentials(ctx context.Context, objectID string) ([]entra.FederatedCredential, error)
+	// PutFederatedCredential adds one, or replaces the one of its name; entra.ErrTooMany.
+	PutFederatedCredential(ctx context.Context, objectID string, f entra.FederatedCredential) (kept entra.FederatedCredential, isNew bool, err error)
+	// DeleteFederatedCredential removes one by name; store.ErrNotFound.
+	DeleteFederatedCredential(ctx context.Context, objectID, name string) error
 }
 
 // Config of a Provider.
@@ -55,8 +62,9 @@ type Identity struct {
 	Location    string             `json:"location"` // short form
 	Tags        map[string]string  `json:"tags,omitempty"`
 	Directory   entra.DirectoryID  `json:"directory"`
-	ClientID    string             `json:"clientId"`    // a token's appid
-	PrincipalID string             `json:"principalId"` // a token's oid
+	ClientID    string             `json:"clientId"`                 // a token's appid
+	PrincipalID string             `json:"principalId"`              // a token's oid
+	Isolation   string             `json:"isolationScope,omitempty"` // None or Regional, kept and shown
 	SystemData  tracked.SystemData `json:"systemData"`
 }
 
@@ -73,14 +81,14 @@ func (p *Provider) Register(rt *arm.Router) {
 		Versions: []string{
 			"2015-08-31-preview", "2018-11-30", "2021-09-30-preview", "2022-01-31-preview", "2023-01-31", "2023-07-31-preview", "2024-11-30", "2025-01-31-preview",
 		},
-		Routes: []arm.Route{
+		Routes: append(p.federatedRoutes(one), []arm.Route{
 			{Method: "GET", Pattern: arm.InSubscription + all, Action: read, Handle: p.list},
 			{Method: "GET", Pattern: arm.InGroup + all, Action: read, Handle: p.list},
 			{Method: "GET", Pattern: one, Action: read, Handle: p.get},
 			{Method: "PUT", Pattern: one, Action: write, Handle: p.put},
 			{Method: "PATCH", Pattern: one, Action: write, Handle: p.patch},
 			{Method: "DELETE", Pattern: one, Action: Type + "/delete", Handle: p.delete},
-		},
+		}...),
 	})
 }
 
@@ -110,21 +118,47 @@ type wire struct {
 		TenantID    entra.DirectoryID `json:"tenantId"`
 		PrincipalID string            `json:"principalId"`
 		ClientID    string            `json:"clientId"`
+		Isolation   string            `json:"isolationScope,omitempty"` // since 2024-11-30
 	} `json:"properties"`
 }
 
-func (i Identity) wire() wire {
+func (i Identity) wire(version string) wire {
 	w := wire{ID: i.ID, Name: i.Name, Type: Type, Location: i.Location, Tags: i.Tags}
 	if w.Tags == nil {
 		w.Tags = map[string]string{}
 	}
 	w.Properties.TenantID, w.Properties.PrincipalID, w.Properties.ClientID = i.Directory, i.PrincipalID, i.ClientID
+	if version >= isolationSince {
+		w.Properties.Isolation = i.Isolation
+	}
 	return w
+}
+
+// isolationSince is the api-version that brought isolationScope.
+const isolationSince = "2024-11-30"
+
+// isolation takes a body's isolationScope, in its canonical spelling.
+func (i *Identity) isolation(version string, b body) error {
+	if version < isolationSince || b.Properties.Isolation == "" {
+		return nil
+	}
+	for _, known := range []string{"None", "Regional"} {
+		if strings.EqualFold(known, b.Properties.Isolation) {
+			i.Isolation = known
+			return nil
+		}
+	}
+	return &arm.Error{Status: 400, Code: "BadRequest", Target: "properties.isolationScope", Message: fmt.Sprintf(
+		"The isolationScope '%s' is neither None nor Regional.", b.Properties.Isolation)}
 }
 
 type body struct {
 	Location string             `json:"location"`
 	Tags     *map[string]string `json:"tags"`
+
+	Properties struct {
+		Isolation string `json:"isolationScope"`
+	} `json:"properties"`
 }
 
 // identityName: 3 to 128 letters, digits, hyphens and underscores, a letter or digit
@@ -139,7 +173,7 @@ func (p *Provider) get(ctx context.Context, r *arm.Request) (*arm.Response, erro
 	if err != nil {
 		return nil, err
 	}
-	return &arm.Response{Body: row.Value.wire()}, nil
+	return &arm.Response{Body: row.Value.wire(r.APIVersion)}, nil
 }
 
 func (p *Provider) put(ctx context.Context, r *arm.Request) (*arm.Response, error) {
@@ -166,6 +200,9 @@ func (p *Provider) put(ctx context.Context, r *arm.Request) (*arm.Response, erro
 		i.Tags = *b.Tags
 	}
 	if err := tracked.CheckTags(i.Tags); err != nil {
+		return nil, err
+	}
+	if err := i.isolation(r.APIVersion, b); err != nil {
 		return nil, err
 	}
 	if !isNew {
@@ -227,6 +264,9 @@ func (p *Provider) patch(ctx context.Context, r *arm.Request) (*arm.Response, er
 	if err := tracked.CheckTags(i.Tags); err != nil {
 		return nil, err
 	}
+	if err := i.isolation(r.APIVersion, b); err != nil {
+		return nil, err
+	}
 	return p.store(ctx, r, i, store.AtRevision(row.Revision), http.StatusOK)
 }
 
@@ -239,7 +279,7 @@ func (p *Provider) store(ctx context.Context, r *arm.Request, i Identity, expect
 	if err := p.c.Store.WriteRows(ctx, []store.RowWrite{write}); err != nil {
 		return nil, tracked.Conflict(r.ID, err)
 	}
-	return &arm.Response{Status: status, Body: i.wire()}, nil
+	return &arm.Response{Status: status, Body: i.wire(r.APIVersion)}, nil
 }
 
 // delete is allowed while resources still name the identity; they fail when they use it.
@@ -274,7 +314,7 @@ func (p *Provider) list(ctx context.Context, r *arm.Request) (*arm.Response, err
 	}
 	views := make([]wire, len(some))
 	for n, i := range some {
-		views[n] = i.wire()
+		views[n] = i.wire(r.APIVersion)
 	}
 	return arm.Page(r, views, func(w wire) string { return strings.ToLower(w.ID) })
 }

@@ -103,6 +103,21 @@ func TestGroupsIdentitiesAndVaultsWithTheSDK(t *testing.T) {
 		t.Errorf("got identity %+v", got.Identity)
 	}
 
+	trusted, err := armmsi.NewFederatedIdentityCredentialsClient(providertest.Subscription, s.credential, s.options)
+	s.must(err)
+	_, err = trusted.CreateOrUpdate(ctx, "rg2", "relay-id", "cluster", armmsi.FederatedIdentityCredential{Properties: &armmsi.FederatedIdentityCredentialProperties{
+		Issuer: to.Ptr("https://oidc.example.test"), Subject: to.Ptr("a"), Audiences: []*string{to.Ptr("api://AzureADTokenExchange")},
+	}}, nil)
+	s.must(err)
+	listed := trusted.NewListPager("rg2", "relay-id", nil)
+	page, err := listed.NextPage(ctx)
+	s.must(err)
+	if len(page.Value) != 1 || *page.Value[0].Properties.Subject != "a" {
+		t.Errorf("got federated credentials %+v", page.Value)
+	}
+	_, err = trusted.Delete(ctx, "rg2", "relay-id", "cluster", nil)
+	s.must(err)
+
 	vaults, err := armkeyvault.NewVaultsClient(providertest.Subscription, s.credential, s.options)
 	s.must(err)
 	properties := &armkeyvault.VaultProperties{
