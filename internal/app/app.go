@@ -17,6 +17,7 @@ import (
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/keystore"
 	"github.com/tidelock/tidelock/internal/provider/fluidrelay"
+	"github.com/tidelock/tidelock/internal/provider/keyvault"
 	"github.com/tidelock/tidelock/internal/relay"
 	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/store/metered"
@@ -45,6 +46,7 @@ type App struct {
 	custody *custody.Keeper
 	relay   *relay.Server
 	relays  *fluidrelay.Provider
+	vaults  *keyvault.Provider
 }
 
 // drainTime bounds an orderly stop; after it connections are cut. Everything that
@@ -137,7 +139,7 @@ func (a *App) wire(ctx context.Context) (err error) {
 		}
 	}
 	a.vault = vault.New(vault.Config{
-		Store: a.store, Service: a.service, Entra: a.entra, Suffix: a.vaultSuffix(), Login: a.ManagementURL(), Log: a.c.Log,
+		Store: a.store, Service: a.service, Entra: a.entra, Suffix: a.vaultSuffix(), Login: a.ManagementURL(), Throttle: true, Log: a.c.Log,
 	})
 	hosts := keystore.Hosts{Suffixes: []string{"vault." + Domain}}
 	a.custody = custody.New(custody.Config{
@@ -171,10 +173,12 @@ func (a *App) Serve(ctx context.Context) error {
 	if a.metricsListener != nil {
 		g.Go(func() error { return served(a.metricsHTTP.Serve(a.metricsListener)) })
 	}
-	g.Go(func() error {
-		a.relays.AdmitAll(serving)
-		return nil
-	})
+	for _, run := range []func(context.Context){a.relays.AdmitAll, a.vault.Run, a.vaults.Run} {
+		g.Go(func() error {
+			run(serving)
+			return nil
+		})
+	}
 	g.Go(func() error {
 		<-serving.Done()
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)

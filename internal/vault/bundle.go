@@ -63,6 +63,9 @@ type keyList struct {
 type operationResult struct {
 	ID    string `json:"kid"`
 	Value string `json:"value"`
+	IV    string `json:"iv,omitempty"` // of symmetric keys, as the next two
+	AAD   string `json:"aad,omitempty"`
+	Tag   string `json:"tag,omitempty"`
 }
 
 type verifyResult struct {
@@ -87,9 +90,12 @@ func (v Vault) attributes(row versionRow) attributes {
 }
 
 func (s *Service) bundle(v Vault, k keyRow, row versionRow) (keyBundle, error) {
-	parsed, err := row.publicKey()
-	if err != nil {
-		return keyBundle{}, err
+	var parsed any
+	if row.Type != typeOctHSM { // of which nothing is public
+		var err error
+		if parsed, err = row.publicKey(); err != nil {
+			return keyBundle{}, err
+		}
 	}
 	public := publicKey{ID: s.keyID(v, k.Name, row.ID), Type: row.Type, Operations: row.Operations}
 	switch key := parsed.(type) {

@@ -2,19 +2,14 @@ package vault
 
 import (
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" // RSA-OAEP of RFC 7518 is defined with SHA-1
-	"crypto/sha256"
-	"crypto/x509"
-	"fmt"
-	"hash"
+	_ "crypto/sha1" // of RSA-OAEP
+	_ "crypto/sha256"
+	"errors"
 	"slices"
 	"strings"
-
-	"github.com/tidelock/tidelock/internal/store"
 )
 
 // The types of keys.
@@ -23,6 +18,7 @@ const (
 	typeRSAHSM = "RSA-HSM"
 	typeEC     = "EC"
 	typeECHSM  = "EC-HSM"
+	typeOctHSM = "oct-HSM"
 )
 
 // The operations of a key, in the order in which a vault lists them.
@@ -38,6 +34,7 @@ const (
 var (
 	rsaOperations = []string{opEncrypt, opDecrypt, opSign, opVerify, opWrap, opUnwrap}
 	ecOperations  = []string{opSign, opVerify}
+	octOperations = []string{opEncrypt, opDecrypt, opWrap, opUnwrap}
 )
 
 // curves that the standard library has; P-256K is not among them.
@@ -46,80 +43,54 @@ var curves = map[string]elliptic.Curve{"P-256": elliptic.P256(), "P-384": ellipt
 // keySpec is a key to be made.
 type keySpec struct {
 	kind  string // one of the types
-	bits  int    // of an RSA key
+	bits  int    // of an RSA or oct key
 	curve string // of an EC key
 }
 
 func (k keySpec) isRSA() bool { return k.kind == typeRSA || k.kind == typeRSAHSM }
 
-// generate makes a key pair, as PKCS #8 and as SubjectPublicKeyInfo. It may take
-// seconds: no lock is held.
-func (k keySpec) generate() (private, public []byte, err error) {
-	var key crypto.Signer
-	if k.isRSA() {
-		key, err = rsa.GenerateKey(rand.Reader, k.bits)
-	} else {
-		key, err = ecdsa.GenerateKey(curves[k.curve], rand.Reader)
-	}
-	if err == nil {
-		private, err = x509.MarshalPKCS8PrivateKey(key)
-	}
-	if err == nil {
-		public, err = x509.MarshalPKIXPublicKey(key.Public())
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("make a key: %w", err)
-	}
-	return private, public, nil
+// hardware says that the type is one of those whose keys a token keeps.
+func (k keySpec) hardware() bool {
+	return k.kind == typeRSAHSM || k.kind == typeECHSM || k.kind == typeOctHSM
 }
 
-// privateKey parses a stored private key; only decrypt, unwrap and sign need it.
-func (v versionRow) privateKey() (any, error) {
-	key, err := x509.ParsePKCS8PrivateKey(v.Private)
-	if err != nil {
-		return nil, fmt.Errorf("private key of version %s: %w", v.ID, store.ErrCorrupt)
+// operations are all that a key of the type can do.
+func (k keySpec) operations() []string {
+	switch {
+	case k.isRSA():
+		return rsaOperations
+	case k.kind == typeOctHSM:
+		return octOperations
 	}
-	return key, nil
-}
-
-func (v versionRow) publicKey() (any, error) {
-	key, err := x509.ParsePKIXPublicKey(v.Public)
-	if err != nil {
-		return nil, fmt.Errorf("public key of version %s: %w", v.ID, store.ErrCorrupt)
-	}
-	return key, nil
+	return ecOperations
 }
 
 // encryption is an algorithm that encrypts and wraps, which for RSA is the same.
 type encryption struct {
 	encrypt func(*rsa.PublicKey, []byte) ([]byte, error)
-	decrypt func(*rsa.PrivateKey, []byte) ([]byte, error)
+	options crypto.DecrypterOpts // of decryption
 }
 
 // oaep uses h for the label and for MGF1 (RFC 7518, 4.3).
-func oaep(h func() hash.Hash) encryption {
+func oaep(h crypto.Hash) encryption {
 	return encryption{
 		encrypt: func(k *rsa.PublicKey, m []byte) ([]byte, error) {
-			return rsa.EncryptOAEP(h(), rand.Reader, k, m, nil)
+			return rsa.EncryptOAEP(h.New(), rand.Reader, k, m, nil)
 		},
-		decrypt: func(k *rsa.PrivateKey, c []byte) ([]byte, error) {
-			return rsa.DecryptOAEP(h(), nil, k, c, nil)
-		},
+		options: &rsa.OAEPOptions{Hash: h},
 	}
 }
 
 var encryptions = map[string]encryption{
-	"RSA-OAEP":     oaep(sha1.New),
-	"RSA-OAEP-256": oaep(sha256.New),
+	"RSA-OAEP":     oaep(crypto.SHA1), // which RFC 7518 defines it with
+	"RSA-OAEP-256": oaep(crypto.SHA256),
 	// The padding oracle of PKCS #1 v1.5 gives nothing here: who may ask whether a
 	// ciphertext is well padded may have it decrypted.
 	"RSA1_5": {
 		encrypt: func(k *rsa.PublicKey, m []byte) ([]byte, error) {
 			return rsa.EncryptPKCS1v15(rand.Reader, k, m) //nolint:staticcheck // a vault offers it
 		},
-		decrypt: func(k *rsa.PrivateKey, c []byte) ([]byte, error) {
-			return rsa.DecryptPKCS1v15(nil, k, c) //nolint:staticcheck // a vault offers it
-		},
+		options: &rsa.PKCS1v15DecryptOptions{},
 	},
 }
 
@@ -145,26 +116,36 @@ func (v versionRow) encrypt(alg string, value []byte) ([]byte, error) {
 }
 
 // decrypt serves decrypt and unwrapKey.
-func (v versionRow) decrypt(alg string, value []byte) ([]byte, error) {
-	private, err := v.privateKey()
+func (s *Service) decrypt(v versionRow, alg string, value []byte) ([]byte, error) {
+	private, err := s.private(v)
 	if err != nil {
 		return nil, err
 	}
-	key, ok := private.(*rsa.PrivateKey)
+	key, ok := private.(crypto.Decrypter)
 	if !ok {
 		return nil, errParameter()
 	}
-	out, err := encryptions[alg].decrypt(key, value)
-	if err != nil {
+	out, err := key.Decrypt(nil, value, encryptions[alg].options)
+	if errors.Is(err, rsa.ErrDecryption) || err != nil && !v.InToken {
 		return nil, errParameter()
 	}
-	return out, nil
+	return out, err
 }
 
 // checkAlgorithm refuses an algorithm that is unknown or not for keys of this type.
 func (v versionRow) checkAlgorithm(operation, alg, kid string) error {
 	fits := []string{typeRSA, typeRSAHSM}
 	known := false
+	aes, isAES := aesAlgorithms[alg]
+	switch {
+	case unsupported[alg] != "":
+		return badParameter("Property 'alg' has an invalid value: algorithm '%s' is not supported by this vault: %s.", alg, unsupported[alg])
+	case isAES && operation != opSign && operation != opVerify:
+		if v.Type != typeOctHSM {
+			return badParameter("Key and algorithm are incompatible. Key %s is of type '%s', and algorithm '%s' can only be used with a key of type '%s'.", kid, v.Type, alg, typeOctHSM)
+		}
+		return aes.check(v, operation, alg, kid)
+	}
 	switch operation {
 	case opSign, opVerify:
 		var s signature
@@ -184,4 +165,12 @@ func (v versionRow) checkAlgorithm(operation, alg, kid string) error {
 		return badParameter("Key and algorithm are incompatible. Key %s is of type '%s', and algorithm '%s' can only be used with a key of type '%s'.", kid, v.Type, alg, strings.Join(fits, "' or '"))
 	}
 	return nil
+}
+
+// unsupported names algorithms of the service that are not served, and why.
+var unsupported = map[string]string{
+	"ES256K": "keys on curve P-256K are not",
+	"HS256":  "a token's AES keys do not make MACs",
+	"HS384":  "a token's AES keys do not make MACs",
+	"HS512":  "a token's AES keys do not make MACs",
 }

@@ -51,7 +51,7 @@ func wycheproofOAEP(t *testing.T, alg, file string) {
 				continue
 			}
 			ran++
-			got, err := row.decrypt(alg, unhex(t, test.CT))
+			got, err := new(Service).decrypt(row, alg, unhex(t, test.CT))
 			if good := err == nil; good != (test.Result == "valid") || good && !bytes.Equal(got, unhex(t, test.Msg)) {
 				t.Errorf("vector %d (%s): got %x, %v, want %s %s", test.ID, test.Comment, got, err, test.Result, test.Msg)
 			}
@@ -104,7 +104,9 @@ func FuzzParsePath(f *testing.F) {
 func FuzzBodies(f *testing.F) {
 	for _, seed := range []string{
 		`{"kty":"RSA","key_size":2048,"key_ops":["wrapKey"],"attributes":{"enabled":true,"nbf":1,"exp":2},"tags":{"a":"b"}}`,
-		`{"attributes":{"exp":null}}`, `{"alg":"RSA-OAEP-256","value":"AAAA"}`, `{"kty":"EC","crv":"P-521"}`, `{`, `[]`, `null`, `""`,
+		`{"attributes":{"exp":null}}`, `{"alg":"RSA-OAEP-256","value":"AAAA"}`, `{"kty":"EC","crv":"P-521"}`,
+		`{"lifetimeActions":[{"trigger":{"timeBeforeExpiry":"P30D"},"action":{"type":"Rotate"}}],"attributes":{"expiryTime":"P1Y"}}`,
+		`{"Hsm":false,"key":{"kty":"EC","crv":"P-256","d":"AQ","x":"axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY","y":"T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU"}}`, `{`, `[]`, `null`, `""`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -119,7 +121,7 @@ func FuzzBodies(f *testing.F) {
 			if err := create.Attributes.apply(&row); err == nil && row.Expires != nil && (*row.Expires < 0 || *row.Expires > maxUnixSeconds) {
 				t.Errorf("%s: got exp %d", body, *row.Expires)
 			}
-			if ops, err := operations(create.Operations, true); err == nil && len(ops) > len(rsaOperations) {
+			if ops, err := operations(create.Operations, rsaOperations); err == nil && len(ops) > len(rsaOperations) {
 				t.Errorf("%s: got operations %v", body, ops)
 			}
 		}
@@ -132,6 +134,21 @@ func FuzzBodies(f *testing.F) {
 		var update updateBody
 		if decode(body, &update) == nil {
 			_ = update.Attributes.apply(&versionRow{})
+		}
+		var imported importBody
+		if decode(body, &imported) == nil && imported.Key != nil {
+			if key, spec, err := imported.Key.parse(imported.HSM, Vault{}); err == nil && (key == nil || spec.kind == "") {
+				t.Errorf("%s: got no key of no type", body)
+			}
+		}
+		var policy rotationBody
+		if decode(body, &policy) == nil {
+			if parsed, err := policy.parse(); err == nil { // then it is answered as it was asked
+				again, err := parsed.wire("").parse()
+				if err != nil || again != parsed {
+					t.Errorf("%s: got %+v, then %+v, %v", body, parsed, again, err)
+				}
+			}
 		}
 	})
 }

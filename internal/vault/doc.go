@@ -4,7 +4,9 @@
 //
 // Invariants: every request is authorised by token and access policy before its
 // body is looked at; a disabled or deleted key version does no work; what a
-// vault refuses, it refuses with Key Vault's own status, code and inner code.
+// vault refuses, it refuses with Key Vault's own status, code and inner code. What time
+// brings (rotation by policy, notices of expiry, the purge of what was deleted) is done
+// by Run, and a deletion that is due counts even before.
 //
 // Rows, all sealed under the service key and named by keyed hashes:
 //

@@ -11,6 +11,7 @@ type apiError struct {
 	code    string
 	inner   string // "" for none
 	message string
+	after   int // seconds, for Retry-After; 0 for none
 }
 
 func (e *apiError) Error() string { return e.code + ": " + e.message }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strconv"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -34,14 +36,21 @@ type route struct {
 	handle     func(ctx context.Context, s *Service, c *call) (any, error)
 }
 
-// routes is everything the data plane does. All bodies are bounded by maxBodyBytes.
+// routes is everything the data plane does. Bodies are bounded by maxBodyBytes, that of
+// a restore by maxBackupBytes.
 var routes = []route{
 	{"GET", "keys", false, "list", "KeyList", 200, listKeys},
+	{"POST", "keys/restore", false, "restore", "KeyRestore", 200, restoreKey},
 	{"GET", "keys/{key}", true, "get", "KeyGet", 200, getKey},
+	{"PUT", "keys/{key}", false, "import", "KeyImport", 200, importKeyHandler},
 	{"GET", "keys/{key}/versions", false, "list", "KeyListVersions", 200, listVersions},
 	{"POST", "keys/{key}/create", false, "create", "KeyCreate", 200, createKey},
 	{"PATCH", "keys/{key}", true, "update", "KeyUpdate", 200, updateKey},
 	{"DELETE", "keys/{key}", false, "delete", "KeyDelete", 200, deleteKey},
+	{"POST", "keys/{key}/backup", false, "backup", "KeyBackup", 200, backupKey},
+	{"POST", "keys/{key}/rotate", false, "rotate", "KeyRotate", 200, rotateKey},
+	{"GET", "keys/{key}/rotationpolicy", false, "getrotationpolicy", "KeyRotationPolicyGet", 200, getRotation},
+	{"PUT", "keys/{key}/rotationpolicy", false, "setrotationpolicy", "KeyRotationPolicySet", 200, putRotation},
 	{"GET", "deletedkeys", false, "list", "KeyListDeleted", 200, listDeleted},
 	{"GET", "deletedkeys/{key}", false, "get", "KeyGetDeleted", 200, getDeleted},
 	{"POST", "deletedkeys/{key}/recover", false, "recover", "KeyRecover", 200, recoverKey},
@@ -52,12 +61,22 @@ var routes = []route{
 	{"POST", "keys/{key}/unwrapkey", true, opUnwrap, "KeyUnwrap", 200, operate},
 	{"POST", "keys/{key}/sign", true, opSign, "KeySign", 200, operate},
 	{"POST", "keys/{key}/verify", true, opVerify, "KeyVerify", 200, operate},
+	{"POST", "keys/{key}/release", true, "release", "KeyRelease", 200, releaseKey},
+	{"GET", "keys/{key}/attestation", true, "get", "KeyGetAttestation", 200, attestKey},
+	{"POST", "rng", false, "rng", "RandomBytes", 200, randomBytes},
 }
+
+// routesByWord are shapes in which a name is a word of the service.
+var routesByWord = map[string]string{"POST keys/{key} restore": "keys/restore"}
 
 // findRoute finds the operation, or says why there is none.
 func findRoute(method string, t target) (route, error) {
+	shape := t.shape()
+	if word, ok := routesByWord[method+" "+shape+" "+strings.ToLower(t.key)]; ok {
+		shape = word
+	}
 	for _, r := range routes {
-		if r.method == method && r.shape == t.shape() && (r.versioned || t.version == "") {
+		if r.method == method && r.shape == shape && (r.versioned || t.version == "") {
 			return r, nil
 		}
 	}
@@ -137,11 +156,18 @@ func (s *Service) serve(w http.ResponseWriter, c *call) (any, error) {
 	if c.route, err = findRoute(c.r.Method, c.target); err != nil {
 		return nil, err
 	}
-	if err := c.vault.permit(c.caller, c.route.permission); err != nil {
+	if err := s.permit(ctx, c); err != nil {
 		return nil, err
 	}
-	if c.body, err = io.ReadAll(http.MaxBytesReader(w, c.r.Body, maxBodyBytes)); err != nil {
-		return nil, badParameter("The request body could not be read, or has more than %d bytes.", maxBodyBytes)
+	if err := s.spend(c.vault, false, 1); err != nil {
+		return nil, err
+	}
+	limit := int64(maxBodyBytes)
+	if c.route.shape == "keys/restore" {
+		limit = maxBackupBytes
+	}
+	if c.body, err = io.ReadAll(http.MaxBytesReader(w, c.r.Body, limit)); err != nil {
+		return nil, badParameter("The request body could not be read, or has more than %d bytes.", limit)
 	}
 	return c.route.handle(ctx, s, c)
 }
@@ -157,6 +183,9 @@ func (s *Service) refuse(w http.ResponseWriter, c *call, err error) {
 	s.audit(c, e.status, e)
 	if c.challenge != "" {
 		w.Header().Set("WWW-Authenticate", c.challenge)
+	}
+	if e.after > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(e.after))
 	}
 	type code struct {
 		Code string `json:"code"`

@@ -16,13 +16,16 @@ func createKey(ctx context.Context, s *Service, c *call) (any, error) {
 		return nil, err
 	}
 	row := versionRow{Enabled: true, Tags: body.Tags}
-	if row.Operations, err = operations(body.Operations, spec.isRSA()); err != nil {
+	if row.Operations, err = operations(body.Operations, spec.operations()); err != nil {
 		return nil, err
 	}
 	if err := body.Attributes.apply(&row); err != nil {
 		return nil, err
 	}
 	if err := checkTags(body.Tags); err != nil {
+		return nil, err
+	}
+	if err := s.spend(c.vault, true, spec.units()); err != nil {
 		return nil, err
 	}
 	k, row, err := s.create(ctx, c.vault, c.target.key, spec, row)
@@ -47,7 +50,7 @@ func updateKey(ctx context.Context, s *Service, c *call) (any, error) {
 	}
 	k, row, err := s.update(ctx, c.vault, c.target.key, c.target.version, func(row *versionRow) error {
 		if body.Operations != nil {
-			ops, err := operations(body.Operations, row.spec().isRSA())
+			ops, err := operations(body.Operations, row.spec().operations())
 			if err != nil {
 				return err
 			}
@@ -61,7 +64,7 @@ func updateKey(ctx context.Context, s *Service, c *call) (any, error) {
 	return s.answer(c, k, row, err)
 }
 
-func (v versionRow) spec() keySpec { return keySpec{kind: v.Type, curve: v.Curve} }
+func (v versionRow) spec() keySpec { return keySpec{kind: v.Type, bits: v.Bits, curve: v.Curve} }
 
 func deleteKey(ctx context.Context, s *Service, c *call) (any, error) {
 	k, row, err := s.remove(ctx, c.vault, c.target.key)
@@ -73,7 +76,7 @@ func getDeleted(ctx context.Context, s *Service, c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	row, _, err := s.versions.Get(ctx, s.versionKey(c.vault.Name, k.Name, k.newest()))
+	row, _, err := s.versions.Get(ctx, s.versionKey(c.vault, k.Name, k.newest()))
 	return s.answer(c, k, row, err)
 }
 
@@ -99,6 +102,40 @@ func (s *Service) answer(c *call, k keyRow, row versionRow, err error) (any, err
 	return b, nil
 }
 
+func releaseKey(context.Context, *Service, *call) (any, error) {
+	return nil, badParameter("Operation release is not supported by this vault: none of its keys is exportable. Use unwrapKey or decrypt.")
+}
+
+func attestKey(context.Context, *Service, *call) (any, error) {
+	return nil, badParameter("Key attestation is not supported by this vault.")
+}
+
+// randomBytes serves POST /rng of a managed HSM.
+func randomBytes(_ context.Context, s *Service, c *call) (any, error) {
+	if !c.vault.HSM {
+		return nil, methodNotAllowed(c.r.Method, "rng")
+	}
+	const most = 128
+	var body struct {
+		Count int `json:"count"`
+	}
+	if err := decode(c.body, &body); err != nil {
+		return nil, err
+	}
+	if body.Count < 1 || body.Count > most {
+		return nil, badParameter("Property 'count' has an invalid value: it is from 1 to %d.", most)
+	}
+	if s.token == nil {
+		return nil, errNoToken
+	}
+	b, err := s.token.Random(body.Count)
+	if err != nil {
+		return nil, err
+	}
+	value := encodeBinary(b)
+	return backupBody{Value: &value}, nil
+}
+
 // operate serves the crypto operations.
 func operate(ctx context.Context, s *Service, c *call) (any, error) {
 	operation := c.route.permission
@@ -107,6 +144,13 @@ func operate(ctx context.Context, s *Service, c *call) (any, error) {
 		return nil, err
 	}
 	c.keyID = s.keyID(c.vault, k.Name, row.ID)
+	spec, err := row.likeSpec()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.spend(c.vault, false, spec.units()-1); err != nil { // the first was spent on the way here
+		return nil, err
+	}
 	if err := row.usable(operation, time.Now()); err != nil {
 		return nil, err
 	}
@@ -120,40 +164,58 @@ func operate(ctx context.Context, s *Service, c *call) (any, error) {
 	if !slices.Contains(row.Operations, operation) {
 		return nil, forbidden("", "Operation %s is not permitted on this key.", operation)
 	}
-	if !absent(body.IV) || !absent(body.AAD) || !absent(body.Tag) {
-		return nil, badParameter("Properties 'iv', 'aad' and 'tag' do not apply to algorithm '%s'.", body.Algorithm)
-	}
-	value, err := decodeBinary("value", body.Value)
-	if err != nil {
+	var in operand
+	if in.value, err = decodeBinary("value", body.Value); err != nil {
 		return nil, err
 	}
-	defer clear(value)
+	defer clear(in.value)
+	for _, one := range []struct {
+		name  string
+		given *string
+		into  *[]byte
+	}{{"iv", body.IV, &in.iv}, {"aad", body.AAD, &in.aad}, {"tag", body.Tag, &in.tag}} {
+		switch {
+		case one.given == nil:
+		case row.Type != typeOctHSM:
+			return nil, badParameter("Properties 'iv', 'aad' and 'tag' do not apply to algorithm '%s'.", body.Algorithm)
+		default:
+			if *one.into, err = decodeBinary(one.name, one.given); err != nil {
+				return nil, err
+			}
+		}
+	}
 	if operation == opVerify {
 		digest, err := decodeBinary("digest", body.Digest)
 		if err != nil {
 			return nil, err
 		}
-		good, err := row.verify(body.Algorithm, digest, value)
+		good, err := row.verify(body.Algorithm, digest, in.value)
 		if err != nil {
 			return nil, err
 		}
 		return verifyResult{good}, nil
 	}
-	result, err := row.operate(operation, body.Algorithm, value)
+	out, err := s.operate(row, operation, body.Algorithm, in)
 	if err != nil {
 		return nil, err
 	}
-	defer clear(result)
-	return operationResult{ID: c.keyID, Value: encodeBinary(result)}, nil
+	defer clear(out.value)
+	return operationResult{
+		ID: c.keyID, Value: encodeBinary(out.value),
+		IV: encodeBinary(out.iv), AAD: encodeBinary(out.aad), Tag: encodeBinary(out.tag),
+	}, nil
 }
 
-func (v versionRow) operate(operation, alg string, value []byte) ([]byte, error) {
-	switch operation {
-	case opEncrypt, opWrap:
-		return v.encrypt(alg, value)
-	case opDecrypt, opUnwrap:
-		return v.decrypt(alg, value)
+func (s *Service) operate(v versionRow, operation, alg string, in operand) (out operand, err error) {
+	switch {
+	case v.Type == typeOctHSM:
+		return s.operateAES(v, operation, alg, in)
+	case operation == opEncrypt || operation == opWrap:
+		out.value, err = v.encrypt(alg, in.value)
+	case operation == opDecrypt || operation == opUnwrap:
+		out.value, err = s.decrypt(v, alg, in.value)
 	default:
-		return v.sign(alg, value)
+		out.value, err = s.sign(v, alg, in.value)
 	}
+	return out, err
 }

@@ -64,7 +64,7 @@ func (s *Service) list(ctx context.Context, c *call, wanted func(keyRow) bool) (
 	}
 	answer := keyList{Value: []keyItem{}}
 	for {
-		rows, err := s.keys.Page(ctx, s.keyPartition(c.vault.Name), after, maxPage)
+		rows, err := s.keys.Page(ctx, s.keyPartition(c.vault), after, maxPage)
 		if err != nil {
 			return nil, err
 		}
@@ -92,7 +92,7 @@ func (s *Service) list(ctx context.Context, c *call, wanted func(keyRow) bool) (
 
 // keyItem shows a key with its newest version's attributes, without a version.
 func (s *Service) keyItem(ctx context.Context, v Vault, k keyRow) (keyItem, error) {
-	row, _, err := s.versions.Get(ctx, s.versionKey(v.Name, k.Name, k.newest()))
+	row, _, err := s.versions.Get(ctx, s.versionKey(v, k.Name, k.newest()))
 	if err != nil {
 		return keyItem{}, err
 	}
@@ -127,7 +127,7 @@ func listVersions(ctx context.Context, s *Service, c *call) (any, error) {
 		answer.NextLink = s.nextLink(c, "keys/"+k.Name+"/versions", size, versions[size-1])
 	}
 	for _, id := range versions {
-		row, _, err := s.versions.Get(ctx, s.versionKey(c.vault.Name, k.Name, id))
+		row, _, err := s.versions.Get(ctx, s.versionKey(c.vault, k.Name, id))
 		if err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,11 +20,13 @@ type keyRow struct {
 	Name     string    `json:"name"`     // in the letters of its creation
 	Versions []string  `json:"versions"` // oldest first, never empty
 	Deleted  *deletion `json:"deleted,omitempty"`
+	Rotation *rotation `json:"rotation,omitempty"` // nil: the default policy
 }
 
 type deletion struct {
 	At    time.Time `json:"at"`
-	Purge time.Time `json:"purge"` // when it is gone for good
+	Purge time.Time `json:"purge"`           // when it is gone for good
+	Begun bool      `json:"begun,omitempty"` // its purge has: there is no way back
 }
 
 // versionRow is one version of a key.
@@ -38,8 +41,24 @@ type versionRow struct {
 	Created    int64             `json:"created"`
 	Updated    int64             `json:"updated"`
 	Tags       map[string]string `json:"tags,omitempty"`
-	Private    []byte            `json:"private"` // PKCS #8
-	Public     []byte            `json:"public"`  // SubjectPublicKeyInfo
+	Private    []byte            `json:"private,omitempty"` // PKCS #8; none of a key in the token
+	Public     []byte            `json:"public,omitempty"`  // SubjectPublicKeyInfo; none of an oct key
+	Bits       int               `json:"bits,omitempty"`    // of an RSA or oct key; 0 in rows of old
+	InToken    bool              `json:"inToken,omitempty"` // the token keeps the private key, under ID
+	Told       string            `json:"told,omitempty"`    // the last of its events that time brought: nearExpiry, expired
+}
+
+// Told values; each comes after the one before.
+const (
+	toldNearExpiry = "nearExpiry"
+	toldExpired    = "expired"
+)
+
+// newVersionID is random: ids are unique over all vaults, which the token relies on.
+func newVersionID() string {
+	var id [16]byte
+	_, _ = rand.Read(id[:])
+	return hex.EncodeToString(id[:])
 }
 
 func (k keyRow) newest() string { return k.Versions[len(k.Versions)-1] }
@@ -47,16 +66,16 @@ func (k keyRow) newest() string { return k.Versions[len(k.Versions)-1] }
 // purged says that a deleted key's retention has run out: it is as if it had never been.
 func (k keyRow) purged(now time.Time) bool { return k.Deleted != nil && !now.Before(k.Deleted.Purge) }
 
-func (s *Service) keyKey(vault, name string) store.RowKey {
-	return s.keys.KeyIn(strings.ToLower(vault), strings.ToLower(name))
+func (s *Service) keyKey(v Vault, name string) store.RowKey {
+	return s.keys.KeyIn(v.ref(), strings.ToLower(name))
 }
 
-func (s *Service) keyPartition(vault string) envelope.Name {
-	return s.keys.Partition(strings.ToLower(vault))
+func (s *Service) keyPartition(v Vault) envelope.Name {
+	return s.keys.Partition(v.ref())
 }
 
-func (s *Service) versionKey(vault, name, version string) store.RowKey {
-	return s.versions.KeyIn(strings.ToLower(vault+"/"+name), version)
+func (s *Service) versionKey(v Vault, name, version string) store.RowKey {
+	return s.versions.KeyIn(v.ref()+"/"+strings.ToLower(name), version)
 }
 
 // maxAttempts bounds how often a write that lost a race is tried again.
@@ -74,7 +93,7 @@ func retry(f func() error) error {
 
 // key finds a key that is not deleted.
 func (s *Service) key(ctx context.Context, v Vault, name string) (keyRow, uint64, error) {
-	k, revision, err := s.keys.Get(ctx, s.keyKey(v.Name, name))
+	k, revision, err := s.keys.Get(ctx, s.keyKey(v, name))
 	if errors.Is(err, store.ErrNotFound) || err == nil && k.Deleted != nil {
 		return keyRow{}, 0, keyNotFound(name, "")
 	}
@@ -83,9 +102,18 @@ func (s *Service) key(ctx context.Context, v Vault, name string) (keyRow, uint64
 
 // deletedKey finds a deleted key.
 func (s *Service) deletedKey(ctx context.Context, v Vault, name string) (keyRow, uint64, error) {
-	k, revision, err := s.keys.Get(ctx, s.keyKey(v.Name, name))
+	k, revision, err := s.keys.Get(ctx, s.keyKey(v, name))
 	if errors.Is(err, store.ErrNotFound) || err == nil && (k.Deleted == nil || k.purged(time.Now())) {
 		return keyRow{}, 0, deletedKeyNotFound(name)
+	}
+	return k, revision, err
+}
+
+// recoverableKey finds a deleted key whose purge has not begun.
+func (s *Service) recoverableKey(ctx context.Context, v Vault, name string) (keyRow, uint64, error) {
+	k, revision, err := s.deletedKey(ctx, v, name)
+	if err == nil && k.Deleted.Begun {
+		err = conflict("ObjectIsBeingDeleted", "Key %s is currently being deleted.", k.Name)
 	}
 	return k, revision, err
 }
@@ -100,7 +128,7 @@ func (s *Service) version(ctx context.Context, v Vault, name, id string) (keyRow
 	if id == "" {
 		id = k.newest()
 	}
-	row, revision, err := s.versions.Get(ctx, s.versionKey(v.Name, k.Name, id))
+	row, revision, err := s.versions.Get(ctx, s.versionKey(v, k.Name, id))
 	if errors.Is(err, store.ErrNotFound) {
 		return keyRow{}, versionRow{}, 0, keyNotFound(name, asked)
 	}
@@ -109,79 +137,106 @@ func (s *Service) version(ctx context.Context, v Vault, name, id string) (keyRow
 
 // create makes a version of a key, the first one if there is no such key.
 func (s *Service) create(ctx context.Context, v Vault, name string, spec keySpec, row versionRow) (keyRow, versionRow, error) {
+	return s.add(ctx, v, name, row, func(row *versionRow) error { return s.generate(spec, row) })
+}
+
+// add stores a new version whose key is made by fill, which gets the version's id.
+func (s *Service) add(ctx context.Context, v Vault, name string, row versionRow, fill func(*versionRow) error) (keyRow, versionRow, error) {
 	// Refuse before the work of making a key.
-	if err := s.mayCreate(ctx, v, name); err != nil {
-		return keyRow{}, versionRow{}, err
-	}
-	private, public, err := spec.generate()
+	k, err := s.mayCreate(ctx, v, name)
 	if err != nil {
 		return keyRow{}, versionRow{}, err
 	}
-	var id [16]byte
-	_, _ = rand.Read(id[:])
+	row.ID = newVersionID()
+	if err := fill(&row); err != nil {
+		return keyRow{}, versionRow{}, err
+	}
 	now := time.Now().Unix()
-	row.ID, row.Type, row.Curve = hex.EncodeToString(id[:]), spec.kind, spec.curve
-	row.Private, row.Public = private, public
 	row.Created, row.Updated = now, now
-
-	var k keyRow
+	if row.Expires == nil {
+		row.Expires = k.Rotation.expiry(now)
+	}
 	err = retry(func() (err error) {
 		k, err = s.addVersion(ctx, v, name, row)
 		return err
 	})
+	if err != nil && row.InToken {
+		err = errors.Join(err, s.destroyKeys([]string{row.ID}))
+	}
 	return k, row, err
 }
 
-// mayCreate refuses a name that a deleted key still holds.
-func (s *Service) mayCreate(ctx context.Context, v Vault, name string) error {
-	k, _, err := s.keys.Get(ctx, s.keyKey(v.Name, name))
+// mayCreate refuses a name that a deleted key still holds; it returns the key that
+// the version will be of, zero for a new one.
+func (s *Service) mayCreate(ctx context.Context, v Vault, name string) (keyRow, error) {
+	k, _, err := s.keys.Get(ctx, s.keyKey(v, name))
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		return nil
+		return keyRow{}, nil
 	case err != nil:
-		return err
-	case k.Deleted != nil && !k.purged(time.Now()):
-		return deletedButRecoverable(k.Name)
+		return keyRow{}, err
+	case k.purged(time.Now()):
+		// What is left of it goes now, so that nothing of it is in the token either.
+		return keyRow{}, s.finishPurge(ctx, v, k.Name)
+	case k.Deleted != nil:
+		return keyRow{}, deletedButRecoverable(k.Name)
 	}
-	return nil
+	return k, nil
 }
 
 // addVersion writes a new version; store.ErrConflict if the key changed meanwhile.
 func (s *Service) addVersion(ctx context.Context, v Vault, name string, row versionRow) (keyRow, error) {
-	at := s.keyKey(v.Name, name)
-	k, revision, err := s.keys.Get(ctx, at)
-	expect := store.AtRevision(revision)
-	var writes []store.RowWrite
+	k, revision, err := s.keys.Get(ctx, s.keyKey(v, name))
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		k, expect = keyRow{Name: name}, store.Absent
+		k, revision = keyRow{Name: name}, 0
 	case err != nil:
 		return keyRow{}, err
-	case k.purged(time.Now()):
-		writes = s.versionRemovals(v, k)
-		k = keyRow{Name: name}
 	case k.Deleted != nil:
 		return keyRow{}, deletedButRecoverable(k.Name)
 	}
-	k.Versions = append(k.Versions, row.ID)
-	keyWrite, err := s.keys.Put(at, k, expect)
+	return s.addVersionAt(ctx, v, k, revision, row)
+}
+
+// addVersionAt adds a version to a key that is at this revision; 0: there is none.
+func (s *Service) addVersionAt(ctx context.Context, v Vault, k keyRow, revision uint64, row versionRow) (keyRow, error) {
+	if len(k.Versions) >= maxVersions {
+		return keyRow{}, badParameter("Key %s has %d versions, as many as a key may have.", k.Name, maxVersions)
+	}
+	k.Versions = append(slices.Clone(k.Versions), row.ID)
+	keyWrite, err := s.keys.Put(s.keyKey(v, k.Name), k, atRevision(revision))
 	if err != nil {
 		return keyRow{}, err
 	}
-	versionWrite, err := s.versions.Put(s.versionKey(v.Name, k.Name, row.ID), row, store.Absent)
+	versionWrite, err := s.versions.Put(s.versionKey(v, k.Name, row.ID), row, store.Absent)
 	if err != nil {
 		return keyRow{}, err
 	}
-	if err := s.store.WriteRows(ctx, append(writes, keyWrite, versionWrite)); err != nil {
-		return keyRow{}, fmt.Errorf("store key %s: %w", name, err)
+	writes := []store.RowWrite{keyWrite, versionWrite}
+	if writes, err = s.announce(ctx, writes, v, EventNewVersion, k.Name, row); err != nil {
+		return keyRow{}, err
+	}
+	if err := s.store.WriteRows(ctx, writes); err != nil {
+		return keyRow{}, fmt.Errorf("store key %s: %w", k.Name, err)
 	}
 	return k, nil
+}
+
+// maxVersions of a key: what one backup, and one row, can hold.
+const maxVersions = 500
+
+// atRevision expects a row at a revision, or none at revision 0.
+func atRevision(revision uint64) store.Expect {
+	if revision == 0 {
+		return store.Absent
+	}
+	return store.AtRevision(revision)
 }
 
 func (s *Service) versionRemovals(v Vault, k keyRow) []store.RowWrite {
 	writes := make([]store.RowWrite, 0, len(k.Versions)+1)
 	for _, id := range k.Versions {
-		writes = append(writes, store.RowWrite{RowKey: s.versionKey(v.Name, k.Name, id)})
+		writes = append(writes, store.RowWrite{RowKey: s.versionKey(v, k.Name, id)})
 	}
 	return writes
 }
@@ -196,11 +251,15 @@ func (s *Service) update(ctx context.Context, v Vault, name, id string, change f
 		if k, row, revision, err = s.version(ctx, v, name, id); err != nil {
 			return err
 		}
+		expires := row.Expires
 		if err := change(&row); err != nil {
 			return err
 		}
+		if (expires == nil) != (row.Expires == nil) || expires != nil && *expires != *row.Expires {
+			row.Told = "" // its new date is told of again
+		}
 		row.Updated = time.Now().Unix()
-		write, err := s.versions.Put(s.versionKey(v.Name, k.Name, row.ID), row, store.AtRevision(revision))
+		write, err := s.versions.Put(s.versionKey(v, k.Name, row.ID), row, store.AtRevision(revision))
 		if err != nil {
 			return err
 		}
@@ -218,7 +277,7 @@ func (s *Service) remove(ctx context.Context, v Vault, name string) (keyRow, ver
 
 // restore takes a deleted key back.
 func (s *Service) restore(ctx context.Context, v Vault, name string) (keyRow, versionRow, error) {
-	return s.changeKey(ctx, v, name, s.deletedKey, func(k *keyRow) { k.Deleted = nil })
+	return s.changeKey(ctx, v, name, s.recoverableKey, func(k *keyRow) { k.Deleted = nil })
 }
 
 // changeKey writes a change of the row that find finds, and returns it with the
@@ -232,11 +291,11 @@ func (s *Service) changeKey(ctx context.Context, v Vault, name string, find func
 		if k, revision, err = find(ctx, v, name); err != nil {
 			return err
 		}
-		if row, _, err = s.versions.Get(ctx, s.versionKey(v.Name, k.Name, k.newest())); err != nil {
+		if row, _, err = s.versions.Get(ctx, s.versionKey(v, k.Name, k.newest())); err != nil {
 			return err
 		}
 		change(&k)
-		write, err := s.keys.Put(s.keyKey(v.Name, name), k, store.AtRevision(revision))
+		write, err := s.keys.Put(s.keyKey(v, name), k, store.AtRevision(revision))
 		if err != nil {
 			return err
 		}
@@ -247,17 +306,68 @@ func (s *Service) changeKey(ctx context.Context, v Vault, name string, find func
 
 // purge destroys a deleted key.
 func (s *Service) purge(ctx context.Context, v Vault, name string) error {
+	k, _, err := s.deletedKey(ctx, v, name)
+	if err != nil {
+		return err
+	}
+	if v.PurgeProtection {
+		return forbidden("", "Operation \"purge\" is not allowed because purge protection is enabled for this vault. Key Vault service will automatically purge it after the retention period has passed.")
+	}
+	return s.finishPurge(ctx, v, k.Name)
+}
+
+// finishPurge destroys a key that is deleted. It is first marked, so that nobody can
+// recover it while its private keys go from the token: those go before its rows, which
+// say what is in the token. Idempotent.
+func (s *Service) finishPurge(ctx context.Context, v Vault, name string) error {
 	return retry(func() error {
-		k, revision, err := s.deletedKey(ctx, v, name)
+		k, revision, err := s.keys.Get(ctx, s.keyKey(v, name))
+		if errors.Is(err, store.ErrNotFound) || err == nil && k.Deleted == nil {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
-		if v.PurgeProtection {
-			return forbidden("", "Operation \"purge\" is not allowed because purge protection is enabled for this vault. Key Vault service will automatically purge it after the retention period has passed.")
+		inToken, err := s.inToken(ctx, v, k)
+		if err != nil {
+			return err
 		}
-		keyWrite := store.RowWrite{RowKey: s.keyKey(v.Name, name), Expect: store.AtRevision(revision)}
+		if len(inToken) > 0 && !k.Deleted.Begun {
+			begun := *k.Deleted
+			begun.Begun = true
+			k.Deleted = &begun
+			write, err := s.keys.Put(s.keyKey(v, name), k, store.AtRevision(revision))
+			if err != nil {
+				return err
+			}
+			if err := s.store.WriteRows(ctx, []store.RowWrite{write}); err != nil {
+				return err
+			}
+			revision++
+		}
+		if err := s.destroyKeys(inToken); err != nil {
+			return err
+		}
+		keyWrite := store.RowWrite{RowKey: s.keyKey(v, name), Expect: store.AtRevision(revision)}
 		return s.store.WriteRows(ctx, append(s.versionRemovals(v, k), keyWrite))
 	})
+}
+
+// inToken returns those of a key's versions that are in the token.
+func (s *Service) inToken(ctx context.Context, v Vault, k keyRow) (ids []string, err error) {
+	for _, id := range k.Versions {
+		row, _, err := s.versions.Get(ctx, s.versionKey(v, k.Name, id))
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if row.InToken {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
 }
 
 // usable applies the state of a version to an operation: a disabled one does

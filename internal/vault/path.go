@@ -9,6 +9,7 @@ import (
 //
 //	/keys[/{key}[/{version}][/{operation}]]
 //	/deletedkeys[/{key}[/{operation}]]
+//	/rng
 type target struct {
 	collection string // keys or deletedkeys
 	key        string // as the client wrote it
@@ -34,10 +35,13 @@ func parsePath(path string) (target, error) {
 	}
 	segments := strings.Split(strings.TrimPrefix(path, "/"), "/")
 	t := target{collection: strings.ToLower(segments[0])}
-	if t.collection != "keys" && t.collection != "deletedkeys" {
+	if t.collection != "keys" && t.collection != "deletedkeys" && t.collection != "rng" {
 		return target{}, badParameter("The request URI contains an invalid name: %s", printable(segments[0]))
 	}
 	rest := segments[1:]
+	if t.collection == "rng" && (len(rest) > 1 || len(rest) == 1 && rest[0] != "") {
+		return target{}, badParameter("The request URI contains an invalid name: %s", printable(rest[0]))
+	}
 	if len(rest) == 0 || len(rest) == 1 && rest[0] == "" {
 		return t, nil
 	}

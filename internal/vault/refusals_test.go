@@ -69,6 +69,12 @@ func refusalCloud(t *testing.T, log io.Writer) (testCloud, string) {
 	stingy := c.vault("stingy")
 	stingy.Policies = []vault.Policy{{ObjectID: strings.ToUpper(c.admin.ObjectID), Keys: []string{"Get", "ALL"}}, {ObjectID: "someone-else", Keys: []string{"purge"}}}
 	c.put(t, stingy)
+	dark := c.vault("dark")
+	dark.PublicDisabled, dark.IPRules = true, []string{"127.0.0.1"}
+	c.put(t, dark)
+	roles := c.vault("roles") // whose access policies do not count
+	roles.RBAC, roles.ResourceID = true, "/subscriptions/s/resourceGroups/g/providers/Microsoft.KeyVault/vaults/roles"
+	c.put(t, roles)
 	c.put(t, vault.Vault{Name: "closed", Location: "westus2", Directory: c.directory})
 	foreign, err := c.entra.CreateDirectory(t.Context(), "fabrikam")
 	if err != nil {
@@ -130,9 +136,26 @@ func TestRefusals(t *testing.T) {
 		{"SegmentsBehind", "POST", "contoso", "/keys/rsa/wrapkey/x", "{}", 400, "BadParameter", "", "segments behind"},
 		{"MethodNotAllowed", "GET", "contoso", "/keys/rsa/wrapkey", "", 400, "BadParameter", "", "Method GET does not allow operation 'wrapkey'"},
 		{"DeleteOneVersion", "DELETE", "contoso", "/keys/rsa/" + unknown, "", 400, "BadParameter", "", "Method DELETE does not allow"},
-		{"Import", "PUT", "contoso", "/keys/rsa", "{}", 400, "BadParameter", "", "Method PUT does not allow"},
-		{"Rotate", "POST", "contoso", "/keys/rsa/rotate", "", 400, "BadParameter", "", "Method POST does not allow operation 'rotate'"},
-		{"Release", "POST", "contoso", "/keys/rsa/" + unknown + "/release", "{}", 400, "BadParameter", "", "Method POST does not allow operation 'release'"},
+		{"ImportWithoutKey", "PUT", "contoso", "/keys/rsa", "{}", 400, "BadParameter", "", "'key' is required"},
+		{"ImportHalfAKey", "PUT", "contoso", "/keys/rsa", `{"key":{"kty":"RSA","n":"AQAB","e":"AQAB"}}`, 400, "BadParameter", "", "'key.d' is required"},
+		{"ImportSmallRSA", "PUT", "contoso", "/keys/rsa", `{"key":{"kty":"RSA","n":"AQAB","e":"AQAB","d":"AQAB","p":"AQAB","q":"AQAB"}}`, 400, "BadParameter", "", "sizes are"},
+		{"ImportTransferPackage", "PUT", "contoso", "/keys/rsa", `{"key":{"kty":"RSA-HSM","key_hsm":"AA"}}`, 400, "BadParameter", "", "key_hsm"},
+		{"ImportOtherPoint", "PUT", "contoso", "/keys/ec", `{"key":{"kty":"EC","crv":"P-256","d":"AQ","x":"AQ","y":"AQ"}}`, 400, "BadParameter", "", "belong together"},
+		{"ImportOct", "PUT", "contoso", "/keys/oct", `{"key":{"kty":"oct","k":"AAAAAAAAAAAAAAAAAAAAAA"}}`, 400, "BadParameter", "", "only a managed HSM"},
+		{"CreateP256K", "POST", "contoso", "/keys/ec/create", `{"kty":"EC","crv":"P-256K"}`, 400, "BadParameter", "", "P-256K"},
+		{"CreateOct", "POST", "contoso", "/keys/oct/create", `{"kty":"oct-HSM"}`, 400, "BadParameter", "", "only a managed HSM"},
+		{"ES256K", "POST", "contoso", "/keys/ec/sign", `{"alg":"ES256K","value":"AAAA"}`, 400, "BadParameter", "", "P-256K"},
+		{"AESWithRSA", "POST", "contoso", "/keys/rsa/wrapkey", `{"alg":"A256KW","value":"AAAA"}`, 400, "BadParameter", "", "'oct-HSM'"},
+		{"RestoreGarbage", "POST", "contoso", "/keys/restore", `{"value":"AAAA"}`, 400, "BadParameter", "", "Backup blob is corrupted"},
+		{"RotateNoKey", "POST", "contoso", "/keys/nokey/rotate", "", 404, "KeyNotFound", "", ""},
+		{"PolicyWithTwoRotates", "PUT", "contoso", "/keys/rsa/rotationpolicy", `{"lifetimeActions":[{"trigger":{"timeAfterCreate":"P30D"},"action":{"type":"Rotate"}},{"trigger":{"timeAfterCreate":"P30D"},"action":{"type":"rotate"}}]}`, 400, "BadParameter", "", "more than one"},
+		{"PolicyWithoutExpiry", "PUT", "contoso", "/keys/rsa/rotationpolicy", `{"lifetimeActions":[{"trigger":{"timeBeforeExpiry":"P30D"},"action":{"type":"Rotate"}}]}`, 400, "BadParameter", "", "expiryTime"},
+		{"PolicyOfAWeek", "PUT", "contoso", "/keys/rsa/rotationpolicy", `{"attributes":{"expiryTime":"P7D"}}`, 400, "BadParameter", "", "at least 28 days"},
+		{"PolicyTooSoon", "PUT", "contoso", "/keys/rsa/rotationpolicy", `{"lifetimeActions":[{"trigger":{"timeAfterCreate":"P6D"},"action":{"type":"Rotate"}}]}`, 400, "BadParameter", "", "at least 7 days"},
+		{"PolicyNoDuration", "PUT", "contoso", "/keys/rsa/rotationpolicy", `{"attributes":{"expiryTime":"PT1H"}}`, 400, "BadParameter", "", "ISO 8601"},
+		{"PublicAccessOff", "GET", "dark", "/keys", "", 403, "Forbidden", "ForbiddenByConnection", "Public network access is disabled"},
+		{"NoRole", "GET", "roles", "/keys/rsa/" + unknown, "", 403, "Forbidden", "ForbiddenByRbac", "Caller: " + caller + "\r\nAction: 'Microsoft.KeyVault/vaults/keys/read'\r\nResource: '/subscriptions/s/resourceGroups/g/providers/Microsoft.KeyVault/vaults/roles/keys/rsa/" + unknown + "'"},
+		{"Release", "POST", "contoso", "/keys/rsa/" + unknown + "/release", "{}", 400, "BadParameter", "", "release is not supported"},
 		{"PurgeAsWord", "DELETE", "contoso", "/deletedkeys/deleted/purge", "", 400, "BadParameter", "", "Method DELETE does not allow operation 'purge'"},
 
 		{"KeyNotFound", "GET", "contoso", "/keys/nokey", "", 404, "KeyNotFound", "", "A key with (name/id) nokey was not found in this key vault. If you recently deleted this key you may be able to recover it using the correct recovery command. For help resolving this issue, please see https://go.microsoft.com/fwlink/?linkid=2125182"},
@@ -162,7 +185,7 @@ func TestRefusals(t *testing.T) {
 
 		{"WrapWithEC", "POST", "contoso", "/keys/ec/wrapkey", op, 400, "BadParameter", "", "is of type 'EC', and algorithm 'RSA-OAEP-256' can only be used with a key of type 'RSA' or 'RSA-HSM'."},
 		{"SignWithWrongCurve", "POST", "contoso", "/keys/ec/sign", `{"alg":"ES512","value":"AAAA"}`, 400, "BadParameter", "", "P-521"},
-		{"UnknownAlgorithm", "POST", "contoso", "/keys/rsa/wrapkey", `{"alg":"A256KW","value":"AAAA"}`, 400, "BadParameter", "", "'alg'"},
+		{"UnknownAlgorithm", "POST", "contoso", "/keys/rsa/wrapkey", `{"alg":"A255KW","value":"AAAA"}`, 400, "BadParameter", "", "'alg'"},
 		{"WrapWithSignatureAlgorithm", "POST", "contoso", "/keys/rsa/wrapkey", `{"alg":"RS256","value":"AAAA"}`, 400, "BadParameter", "", "'alg'"},
 		{"WrapTooLong", "POST", "contoso", "/keys/rsa/wrapkey", `{"alg":"RSA-OAEP-256","value":"` + strings.Repeat("A", 400) + `"}`, 400, "BadParameter", "", "The parameter is incorrect."},
 		{"WrapNothing", "POST", "contoso", "/keys/rsa/wrapkey", `{"alg":"RSA-OAEP-256","value":""}`, 400, "BadParameter", "", "The parameter is incorrect."},

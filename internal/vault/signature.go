@@ -5,6 +5,10 @@ import (
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/rsa"
+	_ "crypto/sha512"
+	"encoding/asn1"
+	"errors"
+	"fmt"
 	"math/big"
 )
 
@@ -18,9 +22,10 @@ type signature struct {
 var signatures = map[string]signature{
 	"RS256": {hash: crypto.SHA256}, "RS384": {hash: crypto.SHA384}, "RS512": {hash: crypto.SHA512},
 	"PS256": {hash: crypto.SHA256, pss: true}, "PS384": {hash: crypto.SHA384, pss: true}, "PS512": {hash: crypto.SHA512, pss: true},
-	"ES256": {hash: crypto.SHA256, curve: "P-256"},
-	"ES384": {hash: crypto.SHA384, curve: "P-384"},
-	"ES512": {hash: crypto.SHA512, curve: "P-521"},
+	"RSNULL": {}, // PKCS #1 v1.5 without the name of a hash
+	"ES256":  {hash: crypto.SHA256, curve: "P-256"},
+	"ES384":  {hash: crypto.SHA384, curve: "P-384"},
+	"ES512":  {hash: crypto.SHA512, curve: "P-521"},
 }
 
 // pssOptions of RFC 7518, 3.5: the salt is as long as the digest.
@@ -28,40 +33,50 @@ func (s signature) pssOptions() *rsa.PSSOptions {
 	return &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: s.hash}
 }
 
+// fits says whether a digest has the algorithm's length; RSNULL signs anything that
+// leaves room for its padding.
+func (s signature) fits(digest []byte) bool { return s.hash == 0 || len(digest) == s.hash.Size() }
+
 // sign signs a digest; ECDSA signatures are r and s, each as long as the field.
-func (v versionRow) sign(alg string, digest []byte) ([]byte, error) {
-	s := signatures[alg]
-	if len(digest) != s.hash.Size() {
+func (s *Service) sign(v versionRow, alg string, digest []byte) ([]byte, error) {
+	how := signatures[alg]
+	if !how.fits(digest) {
 		return nil, errParameter()
 	}
-	private, err := v.privateKey()
+	private, err := s.private(v)
 	if err != nil {
 		return nil, err
 	}
-	switch key := private.(type) {
-	case *rsa.PrivateKey:
-		if s.pss {
-			return rsa.SignPSS(rand.Reader, key, s.hash, digest, s.pssOptions())
-		}
-		return rsa.SignPKCS1v15(nil, key, s.hash, digest)
-	case *ecdsa.PrivateKey:
-		r, t, err := ecdsa.Sign(rand.Reader, key, digest)
-		if err != nil {
-			return nil, err
-		}
-		size := (key.Curve.Params().BitSize + 7) / 8
-		out := make([]byte, 2*size)
-		r.FillBytes(out[:size])
-		t.FillBytes(out[size:])
-		return out, nil
+	key, ok := private.(crypto.Signer)
+	if !ok {
+		return nil, errParameter()
 	}
-	return nil, errParameter()
+	var options crypto.SignerOpts = how.hash
+	if how.pss {
+		options = how.pssOptions()
+	}
+	signed, err := key.Sign(rand.Reader, digest, options)
+	if errors.Is(err, rsa.ErrMessageTooLong) {
+		return nil, errParameter()
+	}
+	if err != nil || how.curve == "" {
+		return signed, err
+	}
+	var pair struct{ R, S *big.Int }
+	if _, err := asn1.Unmarshal(signed, &pair); err != nil {
+		return nil, fmt.Errorf("signature of key %s: %w", v.ID, err)
+	}
+	size := (curves[how.curve].Params().BitSize + 7) / 8
+	out := make([]byte, 2*size)
+	pair.R.FillBytes(out[:size])
+	pair.S.FillBytes(out[size:])
+	return out, nil
 }
 
 // verify says whether sig is the key's signature of digest.
 func (v versionRow) verify(alg string, digest, sig []byte) (bool, error) {
 	s := signatures[alg]
-	if len(digest) != s.hash.Size() {
+	if !s.fits(digest) {
 		return false, errParameter()
 	}
 	public, err := v.publicKey()

@@ -21,6 +21,11 @@ import (
 // newInProcess is a cloud without a network, which fake time can run in.
 func newInProcess(t testing.TB) testCloud {
 	t.Helper()
+	return newInProcessWith(t, func(*vault.Config) {})
+}
+
+func newInProcessWith(t testing.TB, change func(*vault.Config)) testCloud {
+	t.Helper()
 	c := testCloud{store: memory.New(), suffix: domain}
 	service := envelope.NewServiceKey()
 	var err error
@@ -28,7 +33,9 @@ func newInProcess(t testing.TB) testCloud {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.vaults = vault.New(vault.Config{Store: c.store, Service: service, Entra: c.entra, Suffix: domain, Login: "https://login.test"})
+	config := vault.Config{Store: c.store, Service: service, Entra: c.entra, Suffix: domain, Login: "https://login.test"}
+	change(&config)
+	c.vaults = vault.New(config)
 	c.client = &http.Client{Transport: c.vaults.Transport()}
 	if c.directory, err = c.entra.CreateDirectory(t.Context(), "contoso"); err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -26,7 +27,17 @@ type Config struct {
 	// "vault.tidelock.localhost:8443". A vault's URI is https://{name}.{Suffix}/.
 	Suffix string
 	Login  string // the authority's URL, for challenges
-	Log    *slog.Logger
+	// Roles says whether a caller has a role with a data action at a scope, for vaults
+	// that are authorised by roles; nil: there are none such.
+	Roles func(ctx context.Context, c entra.Caller, action, scope string) (bool, error)
+	// Token keeps the keys of hardware types; nil: those of premium vaults are sealed as
+	// all others.
+	Token Token
+	// Events takes events to their subscribers; nil: there are none.
+	Events Events
+	// Throttle turns requests away that are more than the service's published limits.
+	Throttle bool
+	Log      *slog.Logger
 }
 
 // Service holds all vaults. It is safe for concurrent use. It keeps no state: a
@@ -38,6 +49,12 @@ type Service struct {
 	suffix string // with port
 	domain string // suffix without port
 	login  string
+	roles  func(ctx context.Context, c entra.Caller, action, scope string) (bool, error)
+	token  Token
+	events Events
+
+	throttles *throttles // nil: no limits
+	backups   envelope.ServiceKey
 
 	vaults   row.Table[Vault]
 	keys     row.Table[keyRow]
@@ -50,31 +67,46 @@ func New(c Config) *Service {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	suffix := strings.ToLower(c.Suffix)
-	return &Service{
+	s := &Service{
 		store: c.Store, entra: c.Entra, log: c.Log,
 		suffix: suffix, domain: withoutPort(suffix), login: strings.TrimSuffix(c.Login, "/"),
+		roles: c.Roles, token: c.Token, events: c.Events, backups: c.Service,
 		vaults:   row.NewTable[Vault](c.Store, c.Service, "vaults"),
 		keys:     row.NewTable[keyRow](c.Store, c.Service, "vault-keys"),
 		versions: row.NewTable[versionRow](c.Store, c.Service, "vault-key-versions"),
 	}
+	if c.Throttle {
+		s.throttles = newThrottles()
+	}
+	return s
 }
 
 // Vault is a vault as its resource provider manages it.
 type Vault struct {
-	Name       string            `json:"name"` // globally unique here; matched without case
+	Name       string            `json:"name"`          // globally unique here, among its kind; matched without case
+	HSM        bool              `json:"hsm,omitempty"` // a managed HSM
 	ResourceID string            `json:"resourceId"`
 	Location   string            `json:"location"` // short form
 	Directory  entra.DirectoryID `json:"directory"`
 	SKU        string            `json:"sku"` // standard (also if empty) or premium; premium has RSA-HSM keys too
 	Policies   []Policy          `json:"policies"`
+	RBAC       bool              `json:"rbac,omitempty"` // roles count, policies do not
 	// Public network rules.
-	DefaultDeny         bool      `json:"defaultDeny"`         // networkAcls.defaultAction is Deny, or public access is off
+	DefaultDeny         bool      `json:"defaultDeny"` // networkAcls.defaultAction is Deny
+	PublicDisabled      bool      `json:"publicDisabled,omitempty"`
 	BypassTrusted       bool      `json:"bypassTrusted"`       // networkAcls.bypass has AzureServices
 	IPRules             []string  `json:"ipRules"`             // addresses or CIDR ranges
 	SoftDeleteRetention int       `json:"softDeleteRetention"` // days, 7 to 90; 0 is 90
 	PurgeProtection     bool      `json:"purgeProtection"`
 	Deleted             time.Time `json:"deleted"` // zero unless soft-deleted
+	PurgeBegun          bool      `json:"purgeBegun,omitempty"`
 }
+
+// ref names a vault's rows.
+func (v Vault) ref() string { return strings.ToLower(v.Name) }
+
+// PurgeAt is when a deleted vault goes for good.
+func (v Vault) PurgeAt() time.Time { return v.Deleted.AddDate(0, 0, v.SoftDeleteRetention) }
 
 // Policy is an access policy: what a principal may do with keys.
 type Policy struct {
@@ -126,12 +158,83 @@ func (s *Service) Put(ctx context.Context, v Vault, also ...store.RowWrite) erro
 	if err := v.check(); err != nil {
 		return fmt.Errorf("put vault %q: %w", v.Name, err)
 	}
-	write, err := s.vaults.Put(s.vaultKey(v.Name), v, store.Anything)
+	at := s.vaultKey(v.Name)
+	before, revision, err := s.vaults.Get(ctx, at)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("put vault %s: %w", v.Name, err)
+	}
+	if before.PurgeBegun {
+		return fmt.Errorf("put vault %s: %w", v.Name, ErrPurging)
+	}
+	write, err := s.vaults.Put(at, v, atRevision(revision))
 	if err != nil {
 		return err
 	}
-	if err := s.store.WriteRows(ctx, append([]store.RowWrite{write}, also...)); err != nil {
+	writes := append([]store.RowWrite{write}, also...)
+	if s.events != nil && revision > 0 && !reflect.DeepEqual(before.Policies, v.Policies) {
+		more, err := s.events.Queue(ctx, Event{Type: EventPolicyChanged, Time: time.Now().UTC(), Vault: v, ID: s.URI(v.Name)})
+		if err != nil {
+			return fmt.Errorf("put vault %s: %w", v.Name, err)
+		}
+		writes = append(writes, more...)
+	}
+	if err := s.store.WriteRows(ctx, writes); err != nil {
 		return fmt.Errorf("put vault %s: %w", v.Name, err)
+	}
+	return nil
+}
+
+// HasRoles says whether vaults can be authorised by roles.
+func (s *Service) HasRoles() bool { return s.roles != nil }
+
+// ErrPurging: the vault's purge has begun; there is no way back.
+var ErrPurging = errors.New("the vault is being purged")
+
+// Purge destroys a deleted vault with all its keys; also goes with the last write.
+// Idempotent; store.ErrNotFound when there is no such vault or it is not deleted.
+func (s *Service) Purge(ctx context.Context, name string, also ...store.RowWrite) error {
+	at := s.vaultKey(name)
+	v, revision, err := s.vaults.Get(ctx, at)
+	if err == nil && v.Deleted.IsZero() {
+		err = store.ErrNotFound
+	}
+	if err == nil && !v.PurgeBegun {
+		v.PurgeBegun = true
+		var write store.RowWrite
+		if write, err = s.vaults.Put(at, v, store.AtRevision(revision)); err == nil {
+			err = s.store.WriteRows(ctx, []store.RowWrite{write})
+		}
+	}
+	if err == nil {
+		err = s.purgeKeys(ctx, v)
+	}
+	if err == nil {
+		err = s.store.WriteRows(ctx, append([]store.RowWrite{{RowKey: at}}, also...))
+	}
+	if err != nil {
+		return fmt.Errorf("purge vault %s: %w", name, err)
+	}
+	return nil
+}
+
+// purgeKeys destroys all keys of a vault whose purge has begun: nobody can reach them.
+func (s *Service) purgeKeys(ctx context.Context, v Vault) error {
+	rows, err := s.keys.List(ctx, s.keyPartition(v))
+	if err != nil {
+		return err
+	}
+	for _, r := range rows {
+		inToken, err := s.inToken(ctx, v, r.Value)
+		if err == nil {
+			err = s.destroyKeys(inToken)
+		}
+		if err == nil {
+			gone := store.RowWrite{RowKey: s.keyKey(v, r.Value.Name)}
+			err = s.store.WriteRows(ctx, append(s.versionRemovals(v, r.Value), gone))
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -127,7 +127,7 @@ func (l *lockedBuffer) String() string {
 func (c testCloud) vault(name string) vault.Vault {
 	return vault.Vault{
 		Name: name, Location: "westus2", Directory: c.directory,
-		Policies: []vault.Policy{{ObjectID: c.admin.ObjectID, Directory: c.directory, Keys: []string{"all", "purge"}}},
+		Policies: []vault.Policy{{ObjectID: c.admin.ObjectID, Directory: c.directory, Keys: []string{"all", "purge", "rotate", "getrotationpolicy", "setrotationpolicy", "release"}}},
 	}
 }
 

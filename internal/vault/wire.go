@@ -12,6 +12,9 @@ import (
 // maxBodyBytes bounds a request's body; the largest valid one is a create with 15 tags.
 const maxBodyBytes = 64 << 10
 
+// maxBackupBytes bounds the body of a restore: a backup of maxVersions RSA-4096 keys.
+const maxBackupBytes = 4 << 20
+
 // decode parses a request's body: one JSON object with known members only, each once.
 func decode(body []byte, into any) error {
 	if err := json.Unmarshal(body, into, json.RejectUnknownMembers(true)); err != nil {
@@ -71,12 +74,12 @@ type attributesBody struct {
 
 // operateBody is the body of the crypto operations.
 type operateBody struct {
-	Algorithm string         `json:"alg"`
-	Value     *string        `json:"value"`
-	Digest    *string        `json:"digest"` // verify
-	IV        jsontext.Value `json:"iv"`     // of symmetric keys, as the next two
-	AAD       jsontext.Value `json:"aad"`
-	Tag       jsontext.Value `json:"tag"`
+	Algorithm string  `json:"alg"`
+	Value     *string `json:"value"`
+	Digest    *string `json:"digest"` // verify
+	IV        *string `json:"iv"`     // of symmetric keys, as the next two
+	AAD       *string `json:"aad"`
+	Tag       *string `json:"tag"`
 }
 
 // spec checks what kind of key is wanted.
@@ -90,6 +93,8 @@ func (b createBody) spec(v Vault) (keySpec, error) {
 			return k, badParameter("Property 'kty' has an invalid value: a key of type '%s' needs a vault with SKU premium.", b.Type)
 		}
 	case typeRSA, typeEC:
+	case typeOctHSM, "oct":
+		return k, badParameter("Property 'kty' has an invalid value: keys of type '%s' are not for this vault: only a managed HSM has oct-HSM keys.", b.Type)
 	default:
 		return k, badParameter("Property 'kty' has an invalid value: '%s'.", printable(b.Type))
 	}
@@ -103,10 +108,7 @@ func (b createBody) spec(v Vault) (keySpec, error) {
 		if k.curve = b.Curve; k.curve == "" {
 			k.curve = "P-256"
 		}
-		if curves[k.curve] == nil {
-			return k, badParameter("Property 'crv' has an invalid value: '%s'.", printable(b.Curve))
-		}
-		return k, nil
+		return k, checkCurve(k.curve)
 	}
 	if b.Curve != "" {
 		return k, badParameter("Property 'crv' does not apply to keys of type '%s'.", b.Type)
@@ -124,14 +126,21 @@ func (b createBody) spec(v Vault) (keySpec, error) {
 	return k, nil
 }
 
+// checkCurve refuses a curve that the standard library does not have.
+func checkCurve(name string) error {
+	switch {
+	case curves[name] != nil:
+		return nil
+	case name == "P-256K":
+		return badParameter("Property 'crv' has an invalid value: keys on curve 'P-256K' are not supported by this vault; use P-256, P-384 or P-521.")
+	}
+	return badParameter("Property 'crv' has an invalid value: '%s'.", printable(name))
+}
+
 func absent(v jsontext.Value) bool { return len(v) == 0 || string(v) == "null" }
 
 // operations checks key_ops; nil means all that the type can do.
-func operations(asked []string, isRSA bool) ([]string, error) {
-	possible := ecOperations
-	if isRSA {
-		possible = rsaOperations
-	}
+func operations(asked []string, possible []string) ([]string, error) {
 	if asked == nil {
 		return possible, nil
 	}

@@ -3,6 +3,6 @@
 // vaults themselves, and the keys in them, are package vault's.
 //
 // Invariants: the resource and the settings that the data plane obeys are stored in one
-// write; what the data plane cannot honour (role-based access, virtual networks) is
+// write; what the data plane cannot honour (virtual networks, private endpoints) is
 // refused, not ignored; soft delete and purge protection are never turned off.
 package keyvault

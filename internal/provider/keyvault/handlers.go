@@ -33,8 +33,10 @@ func (p *Provider) wire(r resource) wire {
 	if w.Properties.Policies == nil {
 		w.Properties.Policies = []policy{}
 	}
-	off := false
-	w.Properties.RBAC = &off
+	if w.Properties.RBAC == nil {
+		off := false
+		w.Properties.RBAC = &off
+	}
 	w.Properties.VaultURI, w.Properties.ProvisioningState = p.c.Vaults.URI(r.Name), "Succeeded"
 	return w
 }
@@ -184,6 +186,9 @@ func (p *Provider) store(ctx context.Context, r *arm.Request, next resource, bef
 	if err := next.Properties.check(before, d); err != nil {
 		return nil, err
 	}
+	if isTrue(next.Properties.RBAC) && !p.c.Vaults.HasRoles() {
+		return nil, bad("RbacAuthorizationNotSupported", "properties.enableRbacAuthorization", "This key vault service authorises by access policies only: leave enableRbacAuthorization out or false, and grant access with accessPolicies.")
+	}
 	next.Properties.CreateMode, next.Properties.VaultURI, next.Properties.ProvisioningState = "", "", ""
 	next.SystemData = next.SystemData.Stamp(r.Caller)
 	expect := store.Absent
@@ -199,7 +204,7 @@ func (p *Provider) store(ctx context.Context, r *arm.Request, next resource, bef
 		return nil, err
 	}
 	if err := p.c.Vaults.Put(ctx, next.vault(d), write); err != nil {
-		return nil, tracked.Conflict(id, err)
+		return nil, tracked.Conflict(id, p.purging(next.Name, err))
 	}
 	return &arm.Response{Body: p.wire(next)}, nil
 }
@@ -240,7 +245,7 @@ func (p *Provider) remove(ctx context.Context, id arm.ResourceID) (existed bool,
 func (p *Provider) recover(ctx context.Context, r *arm.Request, location string) (*arm.Response, error) {
 	subscription := strings.ToLower(r.ID.Subscription)
 	row, err := p.deleted.Get(ctx, subscription, strings.ToLower(r.ID.Name()))
-	if errors.Is(err, store.ErrNotFound) || err == nil && row.Value.Location != location {
+	if errors.Is(err, store.ErrNotFound) || err == nil && (row.Value.Location != location || row.Value.over()) {
 		return nil, &arm.Error{Status: http.StatusNotFound, Code: "DeletedVaultNotFound", Message: fmt.Sprintf("The specified deleted vault '%s' does not exist in location '%s'.", r.ID.Name(), location)}
 	}
 	if err != nil {
@@ -266,109 +271,9 @@ func (p *Provider) recover(ctx context.Context, r *arm.Request, location string)
 	}
 	gone := p.deleted.Delete(subscription, strings.ToLower(back.Name), store.AtRevision(row.Revision))
 	if err := p.c.Vaults.Put(ctx, back.vault(d), write, gone); err != nil {
-		return nil, tracked.Conflict(id, err)
+		return nil, tracked.Conflict(id, p.purging(back.Name, err))
 	}
 	return &arm.Response{Body: p.wire(back)}, nil
-}
-
-type policiesView struct {
-	ID         string `json:"id"`
-	Name       string `json:"name"`
-	Type       string `json:"type"`
-	Properties struct {
-		Policies []policy `json:"accessPolicies"`
-	} `json:"properties"`
-}
-
-// putPolicies changes some policies and answers with all.
-func (p *Provider) putPolicies(ctx context.Context, r *arm.Request) (*arm.Response, error) {
-	id := r.ID
-	id.Types, id.Names = id.Types[:1], id.Names[:1]
-	defer p.locks.Lock(strings.ToLower(id.Name()))()
-	row, err := p.row(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	var b struct {
-		Properties struct {
-			Policies []policy `json:"accessPolicies"`
-		} `json:"properties"`
-	}
-	if err := r.Decode(&b); err != nil {
-		return nil, err
-	}
-	if err := checkPolicies(b.Properties.Policies, row.Value.Properties.TenantID); err != nil {
-		return nil, err
-	}
-	operation := strings.ToLower(r.Param("operation"))
-	policies, ok := changePolicies(operation, row.Value.Properties.Policies, b.Properties.Policies)
-	if !ok {
-		return nil, bad(codeBad, "", "The access policy operation '%.64s' is none of add, replace and remove.", operation)
-	}
-	next := row.Value
-	next.Properties.Policies = policies
-	if _, err := p.store(ctx, r, next, &row.Value.Properties, row.Revision); err != nil {
-		return nil, err
-	}
-	view := policiesView{ID: next.ID + "/accessPolicies/", Name: operation, Type: Type + "/accessPolicies"}
-	view.Properties.Policies = policies
-	return &arm.Response{Body: view}, nil
-}
-
-type deletedView struct {
-	ID         string            `json:"id"`
-	Name       string            `json:"name"`
-	Type       string            `json:"type"`
-	Properties deletedProperties `json:"properties"`
-}
-
-type deletedProperties struct {
-	VaultID         string            `json:"vaultId"`
-	Location        string            `json:"location"`
-	Tags            map[string]string `json:"tags,omitempty"`
-	Deleted         time.Time         `json:"deletionDate"`
-	Purge           time.Time         `json:"scheduledPurgeDate"`
-	PurgeProtection *bool             `json:"purgeProtectionEnabled,omitempty"`
-}
-
-func (r resource) deletedView(subscription string) deletedView {
-	return deletedView{
-		ID:   "/subscriptions/" + subscription + "/providers/" + namespace + "/locations/" + r.Location + "/deletedVaults/" + r.Name,
-		Name: r.Name, Type: namespace + "/deletedVaults",
-		Properties: deletedProperties{
-			VaultID: r.ID, Location: r.Location, Tags: r.Tags, Deleted: r.Deleted,
-			Purge: r.Deleted.AddDate(0, 0, r.Properties.Retention), PurgeProtection: r.Properties.PurgeProtection,
-		},
-	}
-}
-
-func (p *Provider) listDeleted(ctx context.Context, r *arm.Request) (*arm.Response, error) {
-	rows, err := p.deleted.List(ctx, strings.ToLower(r.ID.Subscription))
-	if err != nil {
-		return nil, err
-	}
-	views := make([]deletedView, len(rows))
-	for n, row := range rows {
-		views[n] = row.Value.deletedView(r.ID.Subscription)
-	}
-	return arm.Page(r, views, func(v deletedView) string { return strings.ToLower(v.Name) })
-}
-
-// deletedRow finds a deleted vault of a location.
-func (p *Provider) deletedRow(ctx context.Context, r *arm.Request) (tracked.Row[resource], error) {
-	row, err := p.deleted.Get(ctx, strings.ToLower(r.ID.Subscription), strings.ToLower(r.Param("name")))
-	if errors.Is(err, store.ErrNotFound) || err == nil && row.Value.Location != arm.ShortLocation(r.Param("location")) {
-		return row, &arm.Error{Status: http.StatusNotFound, Code: "DeletedVaultNotFound", Message: fmt.Sprintf("The specified deleted vault '%s' does not exist.", r.Param("name"))}
-	}
-	return row, err
-}
-
-func (p *Provider) getDeleted(ctx context.Context, r *arm.Request) (*arm.Response, error) {
-	row, err := p.deletedRow(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	return &arm.Response{Body: row.Value.deletedView(r.ID.Subscription)}, nil
 }
 
 type availability struct {

@@ -1,9 +1,12 @@
 package keyvault_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/tidelock/tidelock/internal/provider/providertest"
 )
@@ -136,22 +139,65 @@ func TestDeleteAndRecover(t *testing.T) {
 	p.Refused(404, "DeletedVaultNotFound", p.Do("GET", inProvider+"/locations/westus2/deletedVaults/kv1"+version, ""))
 }
 
+// A purged vault leaves its name free; protection, and a vault that is there, forbid it.
+func TestPurge(t *testing.T) {
+	p := providertest.New(t, nil)
+	purge := func(name string) providertest.Answer {
+		return p.Do("POST", inProvider+"/locations/westus2/deletedVaults/"+name+"/purge"+version, "")
+	}
+	p.PutVault("kv1")
+	p.NewKey("kv1", "k", "")
+	p.Refused(404, "DeletedVaultNotFound", purge("kv1"))
+	p.Want(200, p.Do("DELETE", providertest.VaultPath("kv1"), ""))
+	p.Want(200, purge("KV1"))
+	p.Refused(404, "DeletedVaultNotFound", purge("kv1"))
+	p.Refused(404, "DeletedVaultNotFound", p.Do("PUT", providertest.VaultPath("kv1"), `{"location":"westus2","properties":{"createMode":"recover"}}`))
+	p.PutVault("kv1")
+	p.Want(404, p.Keys("GET", "kv1", "/keys/k", ""))
+	p.Want(200, p.Do("PUT", providertest.VaultPath("kept"), body(p, `"enablePurgeProtection":true`)))
+	p.Want(200, p.Do("DELETE", providertest.VaultPath("kept"), ""))
+	p.Refused(405, "MethodNotAllowed", purge("kept"))
+}
+
+// Retention over, a deleted vault is as if it were gone, and then it is.
+func TestDeletedVaultIsPurgedAfterItsRetention(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := providertest.New(t, nil)
+		p.Want(200, p.Do("PUT", providertest.VaultPath("kv1"), body(p, `"enablePurgeProtection":true,"softDeleteRetentionInDays":7`)))
+		p.Want(200, p.Do("DELETE", providertest.VaultPath("kv1"), ""))
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { p.KeyVault.Run(ctx); close(done) }()
+		defer func() { stop(); <-done }()
+		has := func(want int) {
+			t.Helper()
+			if all, err := p.Vault.List(t.Context()); err != nil || len(all) != want {
+				t.Errorf("got %v, %v, want %d vaults", all, err, want)
+			}
+		}
+		time.Sleep(7*24*time.Hour - time.Minute)
+		has(1)
+		time.Sleep(2 * time.Hour)
+		has(0)
+	})
+}
+
 // The data plane obeys the network rules of the resource.
 func TestNetworkRules(t *testing.T) {
 	p := providertest.New(t, nil)
 	for _, c := range []struct {
-		members     string
-		deny, trust bool
-		rules       int
+		members           string
+		deny, trust, dark bool
+		rules             int
 	}{
-		{``, false, true, 0},
-		{`"networkAcls":{"defaultAction":"deny","bypass":"none","ipRules":[{"value":"1.2.3.4"},{"value":"10.0.0.0/8"}]}`, true, false, 2},
-		{`"networkAcls":{"defaultAction":"Deny"}`, true, true, 0},
-		{`"publicNetworkAccess":"Disabled","networkAcls":{"ipRules":[{"value":"1.2.3.4"}]}`, true, true, 0},
+		{``, false, true, false, 0},
+		{`"networkAcls":{"defaultAction":"deny","bypass":"none","ipRules":[{"value":"1.2.3.4"},{"value":"10.0.0.0/8"}]}`, true, false, false, 2},
+		{`"networkAcls":{"defaultAction":"Deny"}`, true, true, false, 0},
+		{`"publicNetworkAccess":"Disabled","networkAcls":{"ipRules":[{"value":"1.2.3.4"}]}`, false, true, true, 1},
 	} {
 		p.Want(200, p.Do("PUT", providertest.VaultPath("kv1"), body(p, c.members)))
 		v, err := p.Vault.Get(t.Context(), "kv1")
-		if err != nil || v.DefaultDeny != c.deny || v.BypassTrusted != c.trust || len(v.IPRules) != c.rules {
+		if err != nil || v.DefaultDeny != c.deny || v.BypassTrusted != c.trust || v.PublicDisabled != c.dark || len(v.IPRules) != c.rules {
 			t.Errorf("%s: the data plane has %+v, %v", c.members, v, err)
 		}
 	}

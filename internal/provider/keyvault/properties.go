@@ -106,9 +106,6 @@ func (p *properties) check(before *properties, d entra.DirectoryID) error {
 	if !canonical(&p.SKU.Family, "A") || p.SKU.Family == "" || !canonical(&p.SKU.Name, "standard", "premium") || p.SKU.Name == "" {
 		return bad(codeBad, "properties.sku", "The sku must have the family A and the name standard or premium.")
 	}
-	if isTrue(p.RBAC) {
-		return bad("RbacAuthorizationNotSupported", "properties.enableRbacAuthorization", "This key vault service authorises by access policies only: leave enableRbacAuthorization out or false, and grant access with accessPolicies.")
-	}
 	if len(p.PrivateEndpoints) > 0 || p.HSMPoolResourceID != "" {
 		return bad(codeBad, "properties", "Private endpoints and HSM pools are not supported by this key vault service.")
 	}

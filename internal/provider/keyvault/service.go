@@ -23,6 +23,12 @@ type Vaults interface {
 	Get(ctx context.Context, name string) (vault.Vault, error)
 	Put(ctx context.Context, v vault.Vault, also ...store.RowWrite) error
 	Delete(ctx context.Context, name string, also ...store.RowWrite) error
+	// Purge destroys a deleted vault; store.ErrNotFound.
+	Purge(ctx context.Context, name string, also ...store.RowWrite) error
+	// List has deleted ones too.
+	List(ctx context.Context) ([]vault.Vault, error)
+	// HasRoles says whether vaults can be authorised by roles here.
+	HasRoles() bool
 }
 
 // Config of a Provider.
@@ -44,6 +50,9 @@ type Provider struct {
 
 // New returns the provider.
 func New(c Config) *Provider {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
 	return &Provider{
 		c:       c,
 		vaults:  tracked.NewTable[resource](c.Store, c.Service, "vault-resources"),
@@ -95,6 +104,7 @@ func (p *Provider) Register(rt *arm.Router) {
 			{Method: "POST", Pattern: inNamespace + "/checkNameAvailability", Action: namespace + "/checkNameAvailability/read", Handle: p.checkName},
 			{Method: "GET", Pattern: inNamespace + "/deletedVaults", Action: readDeleted, Handle: p.listDeleted},
 			{Method: "GET", Pattern: inNamespace + "/locations/{location}/deletedVaults/{name}", Action: readDeleted, Handle: p.getDeleted},
+			{Method: "POST", Pattern: inNamespace + "/locations/{location}/deletedVaults/{name}/purge", Action: namespace + "/locations/deletedVaults/purge/action", Handle: p.purge},
 		},
 	})
 }
@@ -126,7 +136,7 @@ func (r resource) vault(d entra.DirectoryID) vault.Vault {
 	v := vault.Vault{
 		Name: r.Name, ResourceID: r.ID, Location: r.Location, Directory: d, SKU: r.Properties.SKU.Name,
 		SoftDeleteRetention: r.Properties.Retention, PurgeProtection: isTrue(r.Properties.PurgeProtection),
-		BypassTrusted: true, Deleted: r.Deleted,
+		BypassTrusted: true, Deleted: r.Deleted, RBAC: isTrue(r.Properties.RBAC), PublicDisabled: r.Properties.PublicAccess == accessDisabled,
 	}
 	if n := r.Properties.Network; n != nil {
 		v.BypassTrusted = n.Bypass == bypassServices
@@ -134,9 +144,6 @@ func (r resource) vault(d entra.DirectoryID) vault.Vault {
 		for _, rule := range n.IPRules {
 			v.IPRules = append(v.IPRules, rule.Value)
 		}
-	}
-	if r.Properties.PublicAccess == accessDisabled {
-		v.DefaultDeny, v.IPRules = true, nil // only trusted services are left
 	}
 	for _, policy := range r.Properties.Policies {
 		if policy.ApplicationID != nil {

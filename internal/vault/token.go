@@ -1,0 +1,148 @@
+package vault
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"errors"
+	"fmt"
+
+	"github.com/tidelock/tidelock/internal/store"
+)
+
+// Token keeps keys that never leave it, such as a PKCS#11 token. It is safe for
+// concurrent use. A key's id is that of its version, in hexadecimal.
+type Token interface {
+	// GenerateRSA, GenerateEC and GenerateAES make a key; curve is P-256, P-384 or P-521.
+	GenerateRSA(id string, bits int) (*rsa.PublicKey, error)
+	GenerateEC(id string, curve string) (*ecdsa.PublicKey, error)
+	GenerateAES(id string, bits int) error
+	// Import takes an *rsa.PrivateKey, an *ecdsa.PrivateKey, or the []byte of an AES key.
+	Import(id string, key any) error
+	// Private is a key in the token: a crypto.Signer, and of an RSA key a
+	// crypto.Decrypter, whose error for what it cannot decrypt is rsa.ErrDecryption.
+	// That the token has no such key comes out when it is used.
+	Private(id string, public crypto.PublicKey) (any, error)
+	// EncryptAES and DecryptAES use an AES key; ok is false for what the mode cannot
+	// take. A GCM tag is the last 16 bytes of what is sealed.
+	EncryptAES(id string, m AESMode, iv, aad, plain []byte) (sealed []byte, ok bool, err error)
+	DecryptAES(id string, m AESMode, iv, aad, sealed []byte) (plain []byte, ok bool, err error)
+	// Destroy removes a key for good; one that is not there is fine.
+	Destroy(id string) error
+	// Random is made by the token.
+	Random(n int) ([]byte, error)
+}
+
+// AESMode is how an AES key is used.
+type AESMode string
+
+// The modes. Those of wrapping have no IV.
+const (
+	ModeGCM    AESMode = "GCM"
+	ModeCBC    AESMode = "CBC"
+	ModeCBCPad AESMode = "CBCPAD"
+	ModeKW     AESMode = "KW"  // RFC 3394
+	ModeKWP    AESMode = "KWP" // RFC 5649
+)
+
+// errNoToken is for hardware keys of a server that was started without a token.
+var errNoToken = errors.New("the key is in a PKCS#11 token, and this server was started without one: give --pkcs11-module, --pkcs11-token and --pkcs11-pin-file")
+
+// generate makes a key for row, which has its id. It may take seconds: no lock is held.
+func (s *Service) generate(k keySpec, row *versionRow) error {
+	row.Type, row.Curve, row.Bits = k.kind, k.curve, k.bits
+	if s.token == nil || !k.hardware() {
+		return k.generate(row)
+	}
+	row.InToken = true
+	var public any
+	var err error
+	switch {
+	case k.isRSA():
+		public, err = s.token.GenerateRSA(row.ID, k.bits)
+	case k.kind == typeOctHSM:
+		err = s.token.GenerateAES(row.ID, k.bits)
+	default:
+		public, err = s.token.GenerateEC(row.ID, k.curve)
+	}
+	if err == nil && public != nil {
+		row.Public, err = x509.MarshalPKIXPublicKey(public)
+	}
+	if err != nil {
+		return fmt.Errorf("make a key in the token: %w", err)
+	}
+	return nil
+}
+
+// generate makes a key pair in memory.
+func (k keySpec) generate(row *versionRow) error {
+	var key crypto.Signer
+	var err error
+	switch {
+	case k.isRSA():
+		key, err = rsa.GenerateKey(rand.Reader, k.bits)
+	case k.kind == typeOctHSM:
+		return errNoToken // their vaults are not without one
+	default:
+		key, err = ecdsa.GenerateKey(curves[k.curve], rand.Reader)
+	}
+	if err == nil {
+		err = row.setPrivate(key)
+	}
+	if err != nil {
+		return fmt.Errorf("make a key: %w", err)
+	}
+	return nil
+}
+
+// setPrivate stores a key pair in the row itself.
+func (v *versionRow) setPrivate(key crypto.Signer) (err error) {
+	if v.Private, err = x509.MarshalPKCS8PrivateKey(key); err != nil {
+		return err
+	}
+	v.Public, err = x509.MarshalPKIXPublicKey(key.Public())
+	return err
+}
+
+// private is what decrypt, unwrap and sign work with: a crypto.Signer, and of RSA a
+// crypto.Decrypter.
+func (s *Service) private(v versionRow) (any, error) {
+	if !v.InToken {
+		key, err := x509.ParsePKCS8PrivateKey(v.Private)
+		if err != nil {
+			return nil, fmt.Errorf("private key of version %s: %w", v.ID, store.ErrCorrupt)
+		}
+		return key, nil
+	}
+	if s.token == nil {
+		return nil, errNoToken
+	}
+	public, err := v.publicKey()
+	if err != nil {
+		return nil, err
+	}
+	return s.token.Private(v.ID, public)
+}
+
+func (v versionRow) publicKey() (any, error) {
+	key, err := x509.ParsePKIXPublicKey(v.Public)
+	if err != nil {
+		return nil, fmt.Errorf("public key of version %s: %w", v.ID, store.ErrCorrupt)
+	}
+	return key, nil
+}
+
+// destroyKeys removes those of a key's versions that are in the token.
+func (s *Service) destroyKeys(ids []string) error {
+	if len(ids) > 0 && s.token == nil {
+		return errNoToken
+	}
+	for _, id := range ids {
+		if err := s.token.Destroy(id); err != nil {
+			return fmt.Errorf("destroy key %s in the token: %w", id, err)
+		}
+	}
+	return nil
+}
