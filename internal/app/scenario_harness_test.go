@@ -22,7 +22,9 @@ import (
 
 	"github.com/tidelock/tidelock/internal/bench"
 	"github.com/tidelock/tidelock/internal/cli"
+	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/keystore/keystoretest"
+	"github.com/tidelock/tidelock/internal/provider/resources"
 	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/store/memory"
 )
@@ -544,4 +546,26 @@ func (w *world) endpoint(r relayServer) bench.Endpoint {
 	return bench.Endpoint{URL: "http://" + relayAddr, Tenant: r.tenant, Key: r.key, Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		return w.net.dial(ctx, network, addr)
 	}}
+}
+
+// strangerOf makes an identity in a subscription of another directory.
+func (w *world) strangerOf(d entra.DirectoryID) string {
+	w.t.Helper()
+	const foreign = "22222222-2222-2222-2222-222222222222"
+	ctx := w.t.Context()
+	groups := resources.New(resources.Config{Store: w.app.store, Service: w.app.service, Allowed: w.app.allowed, Log: w.config.Log})
+	err := groups.CreateSubscription(ctx, foreign, "Foreign", d)
+	if err == nil {
+		err = w.app.entra.Assign(ctx, w.profile.ObjectID, "Owner", "/subscriptions/"+foreign)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	group := "/subscriptions/" + foreign + "/resourceGroups/rg1"
+	w.want(201, w.arm("PUT", group, "2021-04-01", `{"location":"westus2"}`))
+	var found struct {
+		ID string `json:"id"`
+	}
+	w.decode(w.want(200, w.arm("PUT", group+"/providers/Microsoft.ManagedIdentity/userAssignedIdentities/stranger", "2023-01-31", `{"location":"westus2"}`)), &found)
+	return found.ID
 }

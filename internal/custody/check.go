@@ -209,8 +209,10 @@ func (e *CheckError) refused(ctx context.Context, u kek, key keystore.URL, op st
 		e.notFound(ctx, u, key)
 		return true
 	case keystore.Denied:
-		e.add(codePermission, "The identity %s may not %s with the key %s: grant it the key permission %s on vault %s "+
-			"(access policy, or the role Key Vault Crypto Service Encryption User).", u.identity, verb(op), key, op, key.Vault())
+		e.add(codePermission, "The identity %[1]s may not %[2]s with the key %[3]s: grant it the key permission %[4]s on vault %[5]s "+
+			"(the role Key Vault Crypto Service Encryption User, or an access policy: az keyvault set-policy --name %[5]s "+
+			"--object-id $(az identity show --ids %[1]s --query principalId --output tsv) --key-permissions get wrapKey unwrapKey).",
+			u.identity, verb(op), key, op, key.Vault())
 	case keystore.DeniedUnclassified:
 		e.add(codePermission, "The vault %s refused %s for the identity %s, without a reason known here: %s", key.Vault(), op, u.identity, r.Message)
 	case keystore.Disabled:

@@ -121,11 +121,11 @@ func TestChecklist(t *testing.T) {
 		details    []string // codes
 		says       string   // in the message
 	}{
-		{"1", "OtherStore", func(b *cmkBody) { b.url = "https://example.com/keys/k" }, "InvalidKeyEncryptionKeyUrl", ".keyEncryptionKeyUrl", nil, "example.com"},
-		{"1", "Http", func(b *cmkBody) { b.url = "http" + strings.TrimPrefix(b.url, "https") }, "InvalidKeyEncryptionKeyUrl", ".keyEncryptionKeyUrl", nil, "https"},
-		{"1", "Secret", func(b *cmkBody) { b.url = strings.Replace(b.url, "/keys/", "/secrets/", 1) }, "InvalidKeyEncryptionKeyUrl", ".keyEncryptionKeyUrl", nil, "secrets"},
-		{"1", "Blank", func(b *cmkBody) { b.url = strings.Replace(b.url, "/keys/good", "/keys/good ", 1) }, "InvalidKeyEncryptionKeyUrl", ".keyEncryptionKeyUrl", nil, "blank"},
-		{"1", "Missing", func(b *cmkBody) { b.url = "" }, "InvalidKeyEncryptionKeyUrl", ".keyEncryptionKeyUrl", nil, "https"},
+		{"1", "OtherStore", func(b *cmkBody) { b.url = "https://example.com/keys/k" }, "InvalidKeyEncryptionKeyUrl", ".keyEncryptionKeyUrl", []string{"KeyStoreNotSupported"}, "example.com"},
+		{"1", "Http", func(b *cmkBody) { b.url = "http" + strings.TrimPrefix(b.url, "https") }, "InvalidKeyEncryptionKeyUrl", ".keyEncryptionKeyUrl", []string{"KeyUrlMalformed"}, "https"},
+		{"1", "Secret", func(b *cmkBody) { b.url = strings.Replace(b.url, "/keys/", "/secrets/", 1) }, "InvalidKeyEncryptionKeyUrl", ".keyEncryptionKeyUrl", []string{"KeyUrlMalformed"}, "secrets"},
+		{"1", "Blank", func(b *cmkBody) { b.url = strings.Replace(b.url, "/keys/good", "/keys/good ", 1) }, "InvalidKeyEncryptionKeyUrl", ".keyEncryptionKeyUrl", []string{"KeyUrlMalformed"}, "blank"},
+		{"1", "Missing", func(b *cmkBody) { b.url = "" }, "InvalidKeyEncryptionKeyUrl", ".keyEncryptionKeyUrl", []string{"KeyUrlMalformed"}, "https"},
 		{"1", "NoSuchVault", func(b *cmkBody) { b.url = "https://kv-none." + providertest.VaultSuffix + "/keys/k" }, "CmkConfigurationError", ".keyEncryptionKeyUrl", []string{"VaultNotFound"}, "kv-none"},
 		{"2", "NoSuchKey", func(b *cmkBody) { b.url = "https://kv1." + providertest.VaultSuffix + "/keys/none" }, "CmkConfigurationError", ".keyEncryptionKeyUrl", []string{"KeyNotFound"}, `"none"`},
 		{"3", "NoSuchVersion", func(b *cmkBody) {
@@ -136,19 +136,19 @@ func TestChecklist(t *testing.T) {
 		{"6", "KeyDisabled", func(b *cmkBody) { b.url = disabled }, "CmkConfigurationError", ".keyEncryptionKeyUrl", []string{"KeyDisabled"}, "is disabled"},
 		{"7", "KeyExpired", func(b *cmkBody) { b.url = expired }, "CmkConfigurationError", ".keyEncryptionKeyUrl", []string{"KeyExpired"}, "2017-07-14"},
 		{"7", "KeyNotYetValid", func(b *cmkBody) { b.url = early }, "CmkConfigurationError", ".keyEncryptionKeyUrl", []string{"KeyNotYetValid"}, "not valid before"},
-		{"10", "NoIdentity", func(b *cmkBody) { b.kind = "" }, "InvalidIdentity", "identity", nil, "must be assigned"},
-		{"10", "NoneNamed", func(b *cmkBody) { b.assigned = nil }, "InvalidIdentity", "identity", nil, "must be assigned"},
-		{"11", "SystemAssigned", func(b *cmkBody) { b.kind = "SystemAssigned" }, "InvalidIdentityType", "identity.type", nil, "'SystemAssigned'"},
-		{"11", "Mixed", func(b *cmkBody) { b.kind = "SystemAssigned,UserAssigned" }, "InvalidIdentityType", "identity.type", nil, "'SystemAssigned, UserAssigned'"},
-		{"11", "None", func(b *cmkBody) { b.kind = "None" }, "InvalidIdentityType", "identity.type", nil, "'None'"},
-		{"12", "KeyIdentityOfSystem", func(b *cmkBody) { b.keyKind = "SystemAssigned" }, "InvalidCmkIdentityType", ".identityType", nil, "'SystemAssigned'"},
-		{"12", "KeyIdentityTypeMissing", func(b *cmkBody) { b.keyKind = "" }, "InvalidCmkIdentityType", ".identityType", nil, "missing"},
+		{"10", "NoIdentity", func(b *cmkBody) { b.kind = "" }, "InvalidIdentity", "identity", []string{"IdentityTypeNotUserAssigned"}, "must be assigned"},
+		{"10", "NoneNamed", func(b *cmkBody) { b.assigned = nil }, "InvalidIdentity", "identity", []string{"IdentityTypeNotUserAssigned"}, "must be assigned"},
+		{"11", "SystemAssigned", func(b *cmkBody) { b.kind = "SystemAssigned" }, "InvalidIdentityType", "identity.type", []string{"IdentityTypeNotUserAssigned"}, "'SystemAssigned'"},
+		{"11", "Mixed", func(b *cmkBody) { b.kind = "SystemAssigned,UserAssigned" }, "InvalidIdentityType", "identity.type", []string{"IdentityTypeNotUserAssigned"}, "'SystemAssigned, UserAssigned'"},
+		{"11", "None", func(b *cmkBody) { b.kind = "None" }, "InvalidIdentityType", "identity.type", []string{"IdentityTypeNotUserAssigned"}, "'None'"},
+		{"12", "KeyIdentityOfSystem", func(b *cmkBody) { b.keyKind = "SystemAssigned" }, "InvalidCmkIdentityType", ".identityType", []string{"KeyIdentityTypeNotUserAssigned"}, "'SystemAssigned'"},
+		{"12", "KeyIdentityTypeMissing", func(b *cmkBody) { b.keyKind = "" }, "InvalidCmkIdentityType", ".identityType", []string{"KeyIdentityTypeNotUserAssigned"}, "missing"},
 		{"13", "TheNamedOneIsUsedAndNoOther", func(b *cmkBody) { b.assigned, b.keyID = []string{f.id1, f.id3}, f.id3 }, "CmkConfigurationError", ".userAssignedIdentityResourceId", []string{"PermissionMissing", "PermissionMissing", "PermissionMissing"}, "id3"},
-		{"14", "NotAssigned", func(b *cmkBody) { b.keyID = f.id2 }, "CmkIdentityNotAssigned", ".userAssignedIdentityResourceId", nil, "id2"},
-		{"14", "KeyIdentityMissing", func(b *cmkBody) { b.keyID = "" }, "CmkIdentityNotAssigned", ".userAssignedIdentityResourceId", nil, "missing"},
-		{"17", "VaultElsewhere", func(b *cmkBody) { b.url = farKey }, "CmkRegionMismatch", ".keyEncryptionKeyUrl", nil, "eastus"},
-		{"17", "IdentityElsewhere", func(b *cmkBody) { b.assigned, b.keyID = []string{far}, far }, "CmkRegionMismatch", ".userAssignedIdentityResourceId", nil, "eastus"},
-		{"17", "ServerElsewhere", func(b *cmkBody) { b.location = "eastus" }, "CmkConfigurationError", "customerManagedKeyEncryption", []string{"CmkRegionMismatch", "CmkRegionMismatch"}, "westus2"},
+		{"14", "NotAssigned", func(b *cmkBody) { b.keyID = f.id2 }, "CmkIdentityNotAssigned", ".userAssignedIdentityResourceId", []string{"KeyIdentityNotAssignedToResource"}, "id2"},
+		{"14", "KeyIdentityMissing", func(b *cmkBody) { b.keyID = "" }, "CmkIdentityNotAssigned", ".userAssignedIdentityResourceId", []string{"KeyIdentityNotAssignedToResource"}, "missing"},
+		{"17", "VaultElsewhere", func(b *cmkBody) { b.url = farKey }, "CmkRegionMismatch", ".keyEncryptionKeyUrl", []string{"VaultRegionMismatch"}, "eastus"},
+		{"17", "IdentityElsewhere", func(b *cmkBody) { b.assigned, b.keyID = []string{far}, far }, "CmkRegionMismatch", ".userAssignedIdentityResourceId", []string{"IdentityRegionMismatch"}, "eastus"},
+		{"17", "ServerElsewhere", func(b *cmkBody) { b.location = "eastus" }, "CmkConfigurationError", "customerManagedKeyEncryption", []string{"IdentityRegionMismatch", "VaultRegionMismatch"}, "westus2"},
 		{"28", "Firewall", func(b *cmkBody) { b.url = "https://kv-wall." + providertest.VaultSuffix + "/keys/k" }, "CmkConfigurationError", ".keyEncryptionKeyUrl", []string{"VaultFirewallBlocked"}, "allow trusted Microsoft services"},
 	} {
 		t.Run("Rule"+c.rule+c.name, func(t *testing.T) {
@@ -162,7 +162,7 @@ func TestChecklist(t *testing.T) {
 			if got := details(e); !slices.Equal(got, c.details) {
 				t.Errorf("got details %v, want %v: %s", got, c.details, a.Body)
 			}
-			if c.code == "CmkConfigurationError" && !strings.HasPrefix(e.Message, sentence) {
+			if !strings.HasPrefix(e.Message, sentence) {
 				t.Errorf("message %q does not begin with %q", e.Message, sentence)
 			}
 			f.Refused(404, "ResourceNotFound", f.Do("GET", serverPath("refused"), ""))
@@ -202,7 +202,7 @@ func TestRule18OtherTenant(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := f.Refused(400, "CmkTenantMismatch", f.Do("PUT", serverPath("s1"), f.body().String()))
-	if !strings.Contains(e.Message, string(other)) || len(e.Details) > 0 {
+	if got := details(e); !strings.Contains(e.Message, string(other)) || !slices.Equal(got, []string{"VaultTenantMismatch"}) {
 		t.Errorf("got %q with details %v, want the tenant named and the vault not asked", e.Message, e.Details)
 	}
 
@@ -234,15 +234,15 @@ func TestEverythingWrongIsReportedAtOnce(t *testing.T) {
 	b := f.body()
 	b.location, b.url = "eastus", disabled
 	e := f.Refused(400, "CmkConfigurationError", f.Do("PUT", serverPath("s1"), b.String()))
-	want := []string{"CmkRegionMismatch", "CmkRegionMismatch", "KeyDisabled", "KeyExpired", "KeyOpsMissing"}
+	want := []string{"IdentityRegionMismatch", "KeyDisabled", "KeyExpired", "KeyOpsMissing", "VaultRegionMismatch"}
 	got := details(e)
 	slices.Sort(got)
-	if got = slices.Compact(got); !slices.Equal(got, slices.Compact(want)) || !strings.HasPrefix(e.Message, sentence) {
+	if got = slices.Compact(got); !slices.Equal(got, want) || !strings.HasPrefix(e.Message, sentence) {
 		t.Errorf("got details %v, message %q, want %v", got, e.Message, want)
 	}
 	b.location, b.keyKind, b.url = "westus2", "SystemAssigned", "ftp://x"
 	e = f.Refused(400, "CmkConfigurationError", f.Do("PUT", serverPath("s1"), b.String()))
-	if got := details(e); !slices.Equal(got, []string{"InvalidKeyEncryptionKeyUrl", "InvalidCmkIdentityType"}) {
+	if got := details(e); !slices.Equal(got, []string{"KeyUrlMalformed", "KeyIdentityTypeNotUserAssigned"}) {
 		t.Errorf("got details %v", got)
 	}
 }

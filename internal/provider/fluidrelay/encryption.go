@@ -45,11 +45,26 @@ const (
 // article's troubleshooting section tells users to look for it.
 const configuring = "Unexpected error happened when configuring CMK"
 
-// problem is one broken rule.
-type problem struct{ code, target, message string }
+// The precise codes of what is seen from the request and from what is managed here, in
+// the details of a refusal. Package custody has those of the key store.
+const (
+	preciseCannotEnable     = "CmkCannotBeEnabled"
+	preciseIdentityType     = "IdentityTypeNotUserAssigned"
+	preciseKeyIdentityType  = "KeyIdentityTypeNotUserAssigned"
+	preciseNotAssigned      = "KeyIdentityNotAssignedToResource"
+	preciseIdentityRegion   = "IdentityRegionMismatch"
+	preciseVaultRegion      = "VaultRegionMismatch"
+	preciseIdentityTenant   = "IdentityTenantMismatch"
+	preciseVaultTenant      = "VaultTenantMismatch"
+	preciseAutoVersionQuota = "AutoKeyVersionQuotaExceeded"
+)
+
+// problem is one broken rule. Its code is the outer one when it is the only one that is
+// broken; precise is in the details.
+type problem struct{ code, precise, target, message string }
 
 func (e *problem) detail() *arm.Error {
-	return &arm.Error{Status: http.StatusBadRequest, Code: e.code, Target: e.target, Message: e.message}
+	return &arm.Error{Status: http.StatusBadRequest, Code: e.precise, Target: e.target, Message: e.message}
 }
 
 // problems are all rules a request breaks, so that one answer names them all.
@@ -58,8 +73,8 @@ type problems struct {
 	keyStore   []problem // seen by using the key
 }
 
-func (p *problems) add(code, target, format string, args ...any) {
-	p.structural = append(p.structural, problem{code, target, fmt.Sprintf(format, args...)})
+func (p *problems) add(code, precise, target, format string, args ...any) {
+	p.structural = append(p.structural, problem{code, precise, target, fmt.Sprintf(format, args...)})
 }
 
 // has says whether a rule of these codes is broken.
@@ -67,17 +82,18 @@ func (p *problems) has(codes ...string) bool {
 	return slices.ContainsFunc(slices.Concat(p.structural, p.keyStore), func(e problem) bool { return slices.Contains(codes, e.code) })
 }
 
-// err is nil without problems. A single structural one is the error itself; else all
-// are details of one.
+// err is nil without problems. All are details of one error, whose message begins with
+// the article's sentence; its code is that of the problem if there is only one, and that
+// was seen without the key store.
 func (p *problems) err() error {
 	all := slices.Concat(p.structural, p.keyStore)
-	switch {
-	case len(all) == 0:
+	if len(all) == 0 {
 		return nil
-	case len(all) == 1 && len(p.keyStore) == 0:
-		return all[0].detail()
 	}
 	e := &arm.Error{Status: http.StatusBadRequest, Code: codeConfiguration, Target: all[0].target}
+	if len(all) == 1 && len(p.keyStore) == 0 {
+		e.Code = all[0].code
+	}
 	message := []string{configuring + "."}
 	for _, each := range all {
 		e.Details = append(e.Details, each.detail())
@@ -96,13 +112,14 @@ func (p *problems) err() error {
 
 // checkSwitch refuses to turn CMK on or off on a server that exists.
 func checkSwitch(before, after *cmk) error {
+	found := &problems{}
 	switch {
 	case before == nil && after != nil:
-		return &arm.Error{Status: 400, Code: codeCannotEnable, Target: targetCMK, Message: "CMK can be enabled only when a Fluid Relay resource is created. This resource was created without it: create a new resource."}
+		found.add(codeCannotEnable, preciseCannotEnable, targetCMK, "CMK can be enabled only when a Fluid Relay resource is created. This resource was created without it: create a new resource.")
 	case before != nil && after == nil:
-		return &arm.Error{Status: 400, Code: codeCannotDisable, Target: targetCMK, Message: "CMK cannot be disabled once it is enabled on a Fluid Relay resource. Identity, key and key version can be changed."}
+		found.add(codeCannotDisable, codeCannotDisable, targetCMK, "CMK cannot be disabled once it is enabled on a Fluid Relay resource. Identity, key and key version can be changed.")
 	}
-	return nil
+	return found.err()
 }
 
 // examined is what the structural rules found out.
@@ -119,7 +136,7 @@ func (p *Provider) examine(ctx context.Context, s server, w wanted, isPut bool, 
 	key, err := keystore.ParseURL(s.Encryption.URL, p.c.Hosts)
 	var malformed *keystore.URLError
 	if errors.As(err, &malformed) {
-		found.add(codeURL, targetURL, "%s", malformed.Message)
+		found.add(codeURL, malformed.Code, targetURL, "%s", malformed.Message)
 	} else if err != nil {
 		return examined{}, err
 	}
@@ -148,17 +165,17 @@ func (p *Provider) examine(ctx context.Context, s server, w wanted, isPut bool, 
 // those assigned. Of rules that follow from one another only the first is reported.
 func checkIdentityRules(k keyIdentity, w wanted, isPut bool, found *problems) {
 	if !strings.EqualFold(k.Type, "UserAssigned") {
-		found.add(codeKeyIDType, targetKeyKind, "The identityType of keyEncryptionKeyIdentity must be UserAssigned; it is %s.", orMissing(k.Type))
+		found.add(codeKeyIDType, preciseKeyIdentityType, targetKeyKind, "The identityType of keyEncryptionKeyIdentity must be UserAssigned; it is %s.", orMissing(k.Type))
 	}
 	switch {
 	case isPut && (w.declared == "" || w.declared == "UserAssigned" && len(w.User) == 0):
-		found.add(codeNoIdentity, targetIdentity, "A user-assigned managed identity must be assigned to the resource when CMK is used: name it in identity.userAssignedIdentities, with identity.type UserAssigned.")
+		found.add(codeNoIdentity, preciseIdentityType, targetIdentity, "A user-assigned managed identity must be assigned to the resource when CMK is used: name it in identity.userAssignedIdentities, with identity.type UserAssigned.")
 	case w.declared != "" && w.declared != "UserAssigned":
-		found.add(codeIdentityType, targetIdentity+".type", "The identity.type of a resource with CMK must be UserAssigned; it is '%s'.", w.declared)
+		found.add(codeIdentityType, preciseIdentityType, targetIdentity+".type", "The identity.type of a resource with CMK must be UserAssigned; it is '%s'.", w.declared)
 	case k.ID == "":
-		found.add(codeNotAssigned, targetKeyID, "The userAssignedIdentityResourceId of keyEncryptionKeyIdentity is missing: it names which of identity.userAssignedIdentities is used for CMK.")
+		found.add(codeNotAssigned, preciseNotAssigned, targetKeyID, "The userAssignedIdentityResourceId of keyEncryptionKeyIdentity is missing: it names which of identity.userAssignedIdentities is used for CMK.")
 	case !w.has(k.ID):
-		found.add(codeNotAssigned, targetKeyID, "The identity '%.300s', which is used for CMK, is not among identity.userAssignedIdentities of the resource. Assign it, and leave it assigned as long as it is used.", k.ID)
+		found.add(codeNotAssigned, preciseNotAssigned, targetKeyID, "The identity '%.300s', which is used for CMK, is not among identity.userAssignedIdentities of the resource. Assign it, and leave it assigned as long as it is used.", k.ID)
 	}
 }
 
@@ -181,7 +198,7 @@ func (p *Provider) directory(ctx context.Context, s server) (entra.DirectoryID, 
 func (p *Provider) placeIdentity(ctx context.Context, s server, d entra.DirectoryID, found *problems) error {
 	i, err := p.c.Identities.Identity(ctx, s.Encryption.Identity.ID)
 	if errors.Is(err, store.ErrNotFound) {
-		found.keyStore = append(found.keyStore, problem{codeNoSuchID, targetKeyID, fmt.Sprintf(
+		found.keyStore = append(found.keyStore, problem{codeNoSuchID, codeNoSuchID, targetKeyID, fmt.Sprintf(
 			"The identity '%s' does not exist any more: create it again, or use another one.", s.Encryption.Identity.ID)})
 		return nil
 	}
@@ -189,10 +206,10 @@ func (p *Provider) placeIdentity(ctx context.Context, s server, d entra.Director
 		return err
 	}
 	if i.Location != s.Location {
-		found.add(codeRegion, targetKeyID, "The identity '%s' is in region %s and the Fluid Relay resource in %s; they must be in the same region.", i.Name, i.Location, s.Location)
+		found.add(codeRegion, preciseIdentityRegion, targetKeyID, "The identity '%s' is in region %s and the Fluid Relay resource in %s; they must be in the same region.", i.Name, i.Location, s.Location)
 	}
 	if i.Directory != d {
-		found.add(codeTenant, targetKeyID, "The identity '%s' belongs to tenant %s and the Fluid Relay resource to %s; they must belong to the same tenant.", i.Name, i.Directory, d)
+		found.add(codeTenant, preciseIdentityTenant, targetKeyID, "The identity '%s' belongs to tenant %s and the Fluid Relay resource to %s; they must belong to the same tenant.", i.Name, i.Directory, d)
 	}
 	return nil
 }
@@ -208,10 +225,10 @@ func (p *Provider) placeVault(ctx context.Context, s server, d entra.DirectoryID
 		return err
 	}
 	if v.Location != s.Location {
-		found.add(codeRegion, targetURL, "The key vault '%s' is in region %s and the Fluid Relay resource in %s; they must be in the same region.", v.Name, v.Location, s.Location)
+		found.add(codeRegion, preciseVaultRegion, targetURL, "The key vault '%s' is in region %s and the Fluid Relay resource in %s; they must be in the same region.", v.Name, v.Location, s.Location)
 	}
 	if v.Directory != d {
-		found.add(codeTenant, targetURL, "The key vault '%s' belongs to tenant %s and the Fluid Relay resource to %s; they must belong to the same tenant.", v.Name, v.Directory, d)
+		found.add(codeTenant, preciseVaultTenant, targetURL, "The key vault '%s' belongs to tenant %s and the Fluid Relay resource to %s; they must belong to the same tenant.", v.Name, v.Directory, d)
 	}
 	return nil
 }
@@ -230,7 +247,7 @@ func (p *problems) use(err error) error {
 		if strings.HasPrefix(each.Code, "Identity") || each.Code == "PermissionMissing" {
 			target = targetKeyID
 		}
-		p.keyStore = append(p.keyStore, problem{code: each.Code, target: target, message: each.Message})
+		p.keyStore = append(p.keyStore, problem{code: each.Code, precise: each.Code, target: target, message: each.Message})
 	}
 	return nil
 }

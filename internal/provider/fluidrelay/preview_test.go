@@ -95,7 +95,7 @@ func TestCheckOfAServerThatExists(t *testing.T) {
 		{"PreviousDisabled", "s1", patch(second), true, []string{"PreviousKeyDisabled"}},
 		{"Both", "s1", patch(ec), true, []string{"KeyTypeNotRsa", "PreviousKeyDisabled"}},
 		{"TurnOff", "s1", `{"properties":{"encryption":null}}`, false, []string{"CmkCannotBeDisabled"}},
-		{"TurnOn", "plain", patch(second), false, []string{"CmkCannotBeEnabledOnExistingResource"}},
+		{"TurnOn", "plain", patch(second), false, []string{"CmkCannotBeEnabled"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			enable(!c.disabled)
