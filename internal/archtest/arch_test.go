@@ -17,18 +17,19 @@ const module = "github.com/tidelock/tidelock/"
 var mayImport = map[string][]string{
 	"envelope":  {},
 	"arm":       {},
-	"socketio":  {},
+	"rawjson":   {},
+	"socketio":  {"rawjson"},
 	"sequencer": {},
 	"store":     {"envelope"},
 	"row":       {"envelope", "store"},
 	"keystore":  {},
 	"custody":   {"envelope", "keystore", "store"},
 	"history":   {"envelope", "custody", "sequencer", "store"},
-	"relay":     {"envelope", "custody", "history", "row", "sequencer", "socketio", "store"},
+	"relay":     {"envelope", "custody", "history", "rawjson", "row", "sequencer", "socketio", "store"},
 	"entra":     {"arm", "envelope", "row", "store"},
 	"vault":     {"arm", "entra", "envelope", "row", "store"},
 	"provider":  {"arm", "custody", "entra", "envelope", "keystore", "row", "store", "vault"},
-	"bench":     {},
+	"bench":     {"rawjson"},
 	"cli":       {"bench"},
 	"archtest":  {},
 	"app":       {"*"},
@@ -36,7 +37,7 @@ var mayImport = map[string][]string{
 }
 
 // standardLibraryOnly lists packages whose code (tests aside) imports nothing else.
-var standardLibraryOnly = []string{"envelope", "sequencer", "store", "arm"}
+var standardLibraryOnly = []string{"envelope", "rawjson", "sequencer", "store", "arm"}
 
 func TestLayers(t *testing.T) {
 	for path, imports := range packages(t, false) {

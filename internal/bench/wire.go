@@ -8,6 +8,8 @@ import (
 	"strconv"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/tidelock/tidelock/internal/rawjson"
 )
 
 // The messages of the socket, as far as a client that only writes and reads ops
@@ -78,38 +80,30 @@ func appendSubmit(b []byte, clientID string, csn, rsn int64, typ string, content
 	return append(b, `}]]]`...)
 }
 
-// lenient takes what the service sends as it is; only its order is judged here.
-var lenient = []jsontext.Options{jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true)}
-
 // parseArray splits a JSON array. The parts share b.
 func parseArray(b []byte) ([]json.RawMessage, error) {
-	d := jsontext.NewDecoder(bytes.NewBuffer(b), lenient...)
-	if open, err := d.ReadToken(); err != nil || open.Kind() != '[' {
+	if rawjson.Kind(b) != '[' || !jsontext.Value(b).IsValid(jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true)) {
 		return nil, fmt.Errorf("not a JSON array: %.100q", b)
 	}
 	var parts []json.RawMessage
-	for d.PeekKind() != ']' {
-		value, err := d.ReadValue()
-		if err != nil {
-			return nil, err
-		}
-		end := d.InputOffset()
-		parts = append(parts, json.RawMessage(b[end-int64(len(value)):end]))
+	for part := range rawjson.Elements(b) {
+		parts = append(parts, json.RawMessage(part))
 	}
 	return parts, nil
 }
 
-// parseOps parses an array of sequenced ops.
+// parseOps parses an array of sequenced ops, which is valid JSON.
 func parseOps(b []byte) ([]Op, error) {
-	parts, err := parseArray(b)
-	if err != nil {
-		return nil, err
+	if rawjson.Kind(b) != '[' {
+		return nil, fmt.Errorf("not a list of ops: %.100q", b)
 	}
-	ops := make([]Op, len(parts))
-	for i, part := range parts {
-		if ops[i], err = parseOp(part); err != nil {
+	var ops []Op
+	for part := range rawjson.Elements(b) {
+		op, err := parseOp(part)
+		if err != nil {
 			return nil, err
 		}
+		ops = append(ops, op)
 	}
 	return ops, nil
 }
@@ -118,21 +112,11 @@ func parseOps(b []byte) ([]Op, error) {
 // generator reads each op once for each of its clients.
 func parseOp(raw json.RawMessage) (Op, error) {
 	op := Op{Raw: raw}
-	d := jsontext.NewDecoder(bytes.NewBuffer(raw), lenient...)
-	if open, err := d.ReadToken(); err != nil || open.Kind() != '{' {
+	if rawjson.Kind(raw) != '{' {
 		return Op{}, fmt.Errorf("op is not an object: %.100q", raw)
 	}
-	for d.PeekKind() != '}' {
-		token, err := d.ReadToken()
-		if err != nil {
-			return Op{}, fmt.Errorf("op: %w", err)
-		}
-		name := token.String()
-		value, err := d.ReadValue()
-		if err != nil {
-			return Op{}, fmt.Errorf("op: %w", err)
-		}
-		if err := op.set(name, value); err != nil {
+	for name, value := range rawjson.Members(raw) {
+		if err := op.set(string(name[1:len(name)-1]), value); err != nil {
 			return Op{}, fmt.Errorf("op: %s: %w", name, err)
 		}
 	}
@@ -150,9 +134,9 @@ func (o *Op) set(name string, value []byte) (err error) {
 	}
 	switch name {
 	case "clientId":
-		return json.Unmarshal(value, &o.ClientID) // null leaves it empty
+		return text(&o.ClientID, value) // null leaves it empty
 	case "type":
-		return json.Unmarshal(value, &o.Type)
+		return text(&o.Type, value)
 	case "sequenceNumber":
 		return number(&o.Seq)
 	case "minimumSequenceNumber":
@@ -163,4 +147,13 @@ func (o *Op) set(name string, value []byte) (err error) {
 		return number(&o.RSN)
 	}
 	return nil
+}
+
+// text reads a string, or null as nothing.
+func text(into *string, value []byte) error {
+	if value[0] == '"' && !bytes.Contains(value, []byte{'\\'}) {
+		*into = string(value[1 : len(value)-1])
+		return nil
+	}
+	return json.Unmarshal(value, into)
 }

@@ -68,7 +68,7 @@ func New(c Config) *Server {
 	c.Limits = c.Limits.withDefaults()
 	s := &Server{
 		c:         c,
-		io:        socketio.New(socketio.Config{}),
+		io:        socketio.New(socketio.Config{Log: c.Log}),
 		m:         newMetrics(c.Metrics),
 		documents: map[documentKey]*entry{},
 		usage:     newTenantUsage(c.Limits),

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strconv"
 	"time"
 
+	"github.com/tidelock/tidelock/internal/rawjson"
 	"github.com/tidelock/tidelock/internal/sequencer"
 	"github.com/tidelock/tidelock/internal/socketio"
 )
@@ -203,11 +205,10 @@ func (c *connection) refuse(answer socketio.Frame) {
 
 // session finds the session that an event's first argument names.
 func (c *connection) session(args []json.RawMessage) *session {
-	var id sequencer.ClientID
-	if len(args) < 2 || json.Unmarshal(args[0], &id) != nil {
+	if len(args) < 2 || len(args[0]) < 2 || args[0][0] != '"' {
 		return nil
 	}
-	return c.sessions[id]
+	return c.sessions[sequencer.ClientID(args[0][1:len(args[0])-1])] // ours have nothing to escape
 }
 
 // submitOp hands ops to the document. Those before a malformed one are taken.
@@ -247,56 +248,74 @@ func (c *connection) submitOp(args []json.RawMessage) {
 // of ops. It stops at the first op it refuses. Members that clients may not set
 // are not read.
 func parseOps(arg json.RawMessage) ([]sequencer.Op, *refusal) {
-	var batches []json.RawMessage
-	if err := json.Unmarshal(arg, &batches); err != nil {
+	if rawjson.Kind(arg) != '[' {
 		return nil, &nackOp
 	}
-	var ops []sequencer.Op
-	for _, batch := range batches {
-		list := []json.RawMessage{batch}
-		if isArray(batch) {
-			list = nil
-			if err := json.Unmarshal(batch, &list); err != nil {
-				return ops, &nackOp
+	ops := make([]sequencer.Op, 0, 1) // what most messages have
+	for batch := range rawjson.Elements(arg) {
+		var refused *refusal
+		if batch[0] != '[' {
+			ops, refused = appendOp(ops, batch)
+		} else {
+			for raw := range rawjson.Elements(batch) {
+				if ops, refused = appendOp(ops, raw); refused != nil {
+					break
+				}
 			}
 		}
-		for _, raw := range list {
-			if len(raw) > maxOpBytes {
-				return ops, &nackTooLarge
-			}
-			op, err := parseOp(raw)
-			if err != nil {
-				return ops, &nackOp
-			}
-			if opTooLarge(op) {
-				return ops, &nackTooLarge
-			}
-			ops = append(ops, op)
+		if refused != nil {
+			return ops, refused
 		}
 	}
 	return ops, nil
 }
 
-func parseOp(raw json.RawMessage) (sequencer.Op, error) {
-	var o struct {
-		CSN         *int64          `json:"clientSequenceNumber"`
-		RSN         *sequencer.Seq  `json:"referenceSequenceNumber"`
-		Type        *string         `json:"type"`
-		Contents    json.RawMessage `json:"contents"`
-		Metadata    json.RawMessage `json:"metadata"`
-		Compression json.RawMessage `json:"compression"`
+// appendOp adds an op to ops, unless it is refused.
+func appendOp(ops []sequencer.Op, raw []byte) ([]sequencer.Op, *refusal) {
+	if len(raw) > maxOpBytes {
+		return ops, &nackTooLarge
 	}
-	if err := json.Unmarshal(raw, &o); err != nil || o.CSN == nil || o.RSN == nil || o.Type == nil {
+	op, err := parseOp(raw)
+	if err != nil {
+		return ops, &nackOp
+	}
+	if opTooLarge(op) {
+		return ops, &nackTooLarge
+	}
+	return append(ops, op), nil
+}
+
+// parseOp reads an op. Where a member is named twice the last one counts.
+func parseOp(raw json.RawMessage) (op sequencer.Op, err error) {
+	var hasCSN, hasRSN, hasType bool
+	for name, value := range rawjson.Members(raw) {
+		switch string(name) {
+		case `"clientSequenceNumber"`:
+			hasCSN = true
+			op.CSN, err = strconv.ParseInt(string(value), 10, 64)
+		case `"referenceSequenceNumber"`:
+			hasRSN = true
+			var n int64
+			n, err = strconv.ParseInt(string(value), 10, 64)
+			op.RSN = sequencer.Seq(n)
+		case `"type"`:
+			hasType = value[0] == '"'
+			err = json.Unmarshal(value, &op.Type)
+		case `"contents"`:
+			op.Contents = value
+		case `"metadata"`:
+			op.Metadata = value
+		case `"compression"`:
+			op.Compression = value
+		}
+		if err != nil {
+			return sequencer.Op{}, errBadOp
+		}
+	}
+	if !hasCSN || !hasRSN || !hasType {
 		return sequencer.Op{}, errBadOp
 	}
-	return sequencer.Op{
-		CSN:         *o.CSN,
-		RSN:         *o.RSN,
-		Type:        *o.Type,
-		Contents:    o.Contents,
-		Metadata:    o.Metadata,
-		Compression: o.Compression,
-	}, nil
+	return op, nil
 }
 
 // submitSignal sends signals on, in the dialect that the sender announced. A

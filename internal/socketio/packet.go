@@ -5,11 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/tidelock/tidelock/internal/rawjson"
 )
 
 // Engine.IO packet types: the first byte of every frame.
@@ -100,35 +101,29 @@ var reserved = []string{"connect", "connect_error", "disconnect", "disconnecting
 // of payload. Whether strings are well-formed Unicode is not looked at: a client may
 // well cut a text between the halves of a surrogate pair and send the escape of one.
 func parseEvent(payload []byte) (name string, args []json.RawMessage, err error) {
-	d := jsontext.NewDecoder(bytes.NewBuffer(payload), jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true))
-	open, err := d.ReadToken()
-	if err != nil || open.Kind() != '[' {
+	if rawjson.Kind(payload) != '[' {
 		return "", nil, errors.New("event is not a JSON array")
 	}
-	if d.PeekKind() != '"' {
-		return "", nil, errors.New("event has no name")
-	}
-	first, err := d.ReadToken()
-	if err != nil {
+	if !jsontext.Value(payload).IsValid(jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true)) {
 		return "", nil, errors.New("event is not JSON")
 	}
-	if name = first.String(); slices.Contains(reserved, name) {
-		return "", nil, fmt.Errorf("event name %q is reserved", name)
-	}
-	for d.PeekKind() != ']' {
-		value, err := d.ReadValue()
-		if err != nil {
-			return "", nil, errors.New("event is not JSON")
+	args = make([]json.RawMessage, 0, 2) // of a submitOp
+	named := false
+	for part := range rawjson.Elements(payload) {
+		if named {
+			args = append(args, json.RawMessage(part))
+			continue
 		}
-		// The decoder may reuse what it returns; the same bytes of payload stay.
-		end := int(d.InputOffset())
-		args = append(args, json.RawMessage(payload[end-len(value):end:end]))
+		if part[0] != '"' || json.Unmarshal(part, &name) != nil {
+			break
+		}
+		named = true
 	}
-	if _, err := d.ReadToken(); err != nil {
-		return "", nil, errors.New("event is not JSON")
-	}
-	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) {
-		return "", nil, errors.New("bytes after the event")
+	switch {
+	case !named:
+		return "", nil, errors.New("event has no name")
+	case slices.Contains(reserved, name):
+		return "", nil, fmt.Errorf("event name %q is reserved", name)
 	}
 	return name, args, nil
 }

@@ -22,13 +22,14 @@ const maxPolling = 10_000
 // for it; a POST brings packets. There may be one of each at a time. Everything but
 // over and posts is guarded by Socket.mu.
 type polling struct {
+	ready chan struct{}  // tells the GET that waits to look
 	over  chan struct{}  // closed when no more requests are served
 	posts sync.WaitGroup // POSTs being served
 
 	ended    bool        // over is closed
 	alarm    *time.Timer // aborts the socket: no pong came, or closeBy has passed
 	pongBy   time.Time
-	waiting  bool // a GET is; it is told through Socket.wake
+	waiting  bool // a GET is
 	posting  bool // a POST is read or handled
 	goodbye  bool // the last packet is on its way
 	probing  bool // a WebSocket wants to take over; one at a time
@@ -53,10 +54,18 @@ var (
 // newPolling returns a socket that polls. Its keep must be called.
 func newPolling(c Config) *Socket {
 	s := newSocket(c)
-	s.poll = &polling{over: make(chan struct{}), busy: map[deadliner]struct{}{}}
+	s.poll = &polling{ready: make(chan struct{}, 1), over: make(chan struct{}), busy: map[deadliner]struct{}{}}
 	s.poll.alarm = time.AfterFunc(c.PingInterval, func() { s.abort("ping timeout") })
 	s.poll.alarm.Stop()
 	return s
+}
+
+// wake tells the GET that waits, or the next one, that there is something to look at.
+func (p *polling) wake() {
+	select {
+	case p.ready <- struct{}{}:
+	default: // it will look anyway
+	}
 }
 
 // interrupt ends what the session does at a time, and then the session. One long past
@@ -92,7 +101,7 @@ func (s *Socket) keep() (upgraded bool) {
 		case <-ticker.C:
 			s.mu.Lock()
 			if s.conn == nil && s.pingLocked() {
-				s.wakeWriter()
+				s.wakeLocked()
 			}
 			s.mu.Unlock()
 			continue
@@ -171,12 +180,12 @@ func (s *Socket) awaitFrames(r *http.Request, control *http.ResponseController) 
 			}
 			_ = control.SetWriteDeadline(deadline)
 			s.mu.Unlock()
-			s.wakeWriter() // in case this poll took the signal from its successor
+			s.poll.wake() // in case this poll took the signal from its successor
 			return frames, queued, last
 		}
 		s.mu.Unlock()
 		select {
-		case <-s.wake:
+		case <-s.poll.ready:
 		case <-r.Context().Done():
 			s.mu.Lock()
 			defer s.mu.Unlock()

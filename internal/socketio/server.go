@@ -4,8 +4,11 @@ import (
 	"cmp"
 	"crypto/rand"
 	"encoding/json"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
@@ -19,6 +22,7 @@ type Config struct {
 	PingTimeout  time.Duration // 20 s; also of one write, to a peer that takes nothing
 	MaxPayload   int           // bytes of one incoming frame, or payload of a POST; 1 000 000
 	QueueBytes   int           // bound of a socket's outbound queue; 8 MiB
+	Log          *slog.Logger  // of handlers that panic; slog.Default()
 }
 
 // Server serves sockets. It is safe for concurrent use.
@@ -42,6 +46,7 @@ func New(c Config) *Server {
 			PingTimeout:  cmp.Or(c.PingTimeout, 20*time.Second),
 			MaxPayload:   cmp.Or(c.MaxPayload, 1_000_000),
 			QueueBytes:   cmp.Or(c.QueueBytes, 8<<20),
+			Log:          cmp.Or(c.Log, slog.Default()),
 		},
 		upgrader: websocket.Upgrader{
 			// Any origin: the right to connect is in the messages (tokens), and
@@ -50,6 +55,8 @@ func New(c Config) *Server {
 			Error: func(w http.ResponseWriter, _ *http.Request, status int, _ error) {
 				refuse(w, status, badRequest)
 			},
+			// Enough for most frames; a larger one is read past it.
+			ReadBufferSize: 1 << 10,
 			// A pool, so that the library keeps no write buffer: we write ourselves.
 			WriteBufferPool: &sync.Pool{},
 		},
@@ -108,10 +115,10 @@ func checkHandshake(method string, query url.Values) *handshakeError {
 	return nil
 }
 
-// Serve answers one request. A WebSocket is upgraded and runs until it ends; polling
-// goes on after Serve returned. connect is called once the default namespace is
-// connected. A request that is not of Engine.IO 4 is answered with the protocol's
-// error.
+// Serve answers one request. What it opened goes on after Serve returned, so that an
+// idle WebSocket does not hold the request it came with. connect is called once the
+// default namespace is connected. A request that is not of Engine.IO 4 is answered
+// with the protocol's error.
 //
 // w must be an http.Hijacker for WebSockets, and an http.Flusher with deadlines for
 // polling, as those of net/http are. Headers set on it are sent with the
@@ -143,22 +150,34 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, connect func(*Soc
 	}
 	s.running.Add(1)
 	s.mu.Unlock()
-	defer s.running.Done()
 
 	ws, err := s.upgrader.Upgrade(w, r, w.Header())
 	if err != nil {
+		s.running.Done()
 		return // it has answered
 	}
 	socket := newSocket(s.config)
-	socket.attachLocked(ws) // nobody else knows it
+	socket.attach(ws)
 	s.mu.Lock()
 	s.sockets[socket] = struct{}{}
 	if s.stopping != "" {
 		socket.Close(s.stopping)
 	}
 	s.mu.Unlock()
-	defer s.forget(socket)
 	socket.Send(socket.openFrame(newID(), []string{}))
+	go s.run(socket, connect)
+}
+
+// run serves a socket over its WebSocket until it ends. A handler that panics ends its
+// socket and no other.
+func (s *Server) run(socket *Socket, connect func(*Socket) Handler) {
+	defer s.running.Done()
+	defer s.forget(socket)
+	defer func() {
+		if v := recover(); v != nil {
+			s.config.Log.Error("socket handler panicked", "err", fmt.Sprint(v), "stack", string(debug.Stack()))
+		}
+	}()
 	socket.run(connect)
 }
 
@@ -199,10 +218,12 @@ func (s *Server) resume(w http.ResponseWriter, r *http.Request, transport string
 		refuse(w, http.StatusBadRequest, unknownSession)
 		return
 	}
+	if transport == "websocket" {
+		s.upgrade(w, r, socket, connect)
+		return
+	}
 	defer s.running.Done()
 	switch {
-	case transport == "websocket":
-		s.upgrade(w, r, socket, connect)
 	case r.Method == http.MethodGet:
 		socket.serveGET(w, r)
 	case r.Method == http.MethodPost:

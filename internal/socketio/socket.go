@@ -20,26 +20,31 @@ const (
 	// writeChunk is how much is handed to the connection at once: each chunk has
 	// PingTimeout to go out, so that a large frame on a slow line is no stuck peer.
 	writeChunk = 64 << 10
-	// maxKeptRead is the largest read buffer that an idle socket keeps.
-	maxKeptRead = 16 << 10
+	// maxKeptRead is the largest read buffer that is kept for the next frame.
+	maxKeptRead = 64 << 10
+	// maxKeptQueue is the longest queue whose memory an idle socket keeps, in frames.
+	maxKeptQueue = 8
 )
 
 // Socket is one client's connection. Its methods are safe for concurrent use.
 type Socket struct {
 	id     string
 	config Config
-	wake   chan struct{} // tells the writer, or the poll that waits, to look at the fields under mu
-	poll   *polling      // nil for a socket that began as a WebSocket
+	poll   *polling // nil for a socket that began as a WebSocket
 
 	// Owned by the reader.
 	handler Handler         // nil until the namespace is connected
 	ws      *websocket.Conn // nil while the socket is polling
-	in      bytes.Buffer
+
+	writers sync.WaitGroup // the writer, if there is one
 
 	mu        sync.Mutex
 	conn      net.Conn // below ws, for writing; set once
+	pinger    *time.Timer
+	writing   bool // the writer runs: there is one while there is something to write
 	queue     []Frame
 	queued    int  // cost of queue, and of what the writer has taken but not written
+	pinged    bool // a ping is in queue
 	connected bool // the namespace is connected
 	waiting   bool // for a pong
 	closing   bool // nothing more is queued or handled
@@ -50,12 +55,19 @@ type Socket struct {
 }
 
 func newSocket(c Config) *Socket {
-	return &Socket{id: newID(), config: c, wake: make(chan struct{}, 1)}
+	return &Socket{id: newID(), config: c}
 }
 
-// attachLocked makes ws what the socket speaks through from now on.
+func (s *Socket) attach(ws *websocket.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.attachLocked(ws)
+}
+
+// attachLocked makes ws what the socket speaks through from now on. run must follow.
 func (s *Socket) attachLocked(ws *websocket.Conn) {
 	s.ws, s.conn = ws, ws.NetConn()
+	s.pinger = time.AfterFunc(s.config.PingInterval, s.ping)
 	ws.SetReadLimit(int64(s.config.MaxPayload))
 	// The defaults write to the connection themselves.
 	ws.SetPingHandler(func(data string) error {
@@ -95,7 +107,7 @@ func (s *Socket) Send(frames ...Frame) bool {
 	}
 	s.queue = append(s.queue, frames...)
 	s.queued += n
-	s.wakeWriter()
+	s.wakeLocked()
 	return true
 }
 
@@ -115,7 +127,7 @@ func (s *Socket) close(code int, reason string) {
 	// For the reader too: it waits for the peer's close frame, because a connection
 	// closed with unread data is reset, and takes what we sent last with it.
 	s.interruptLocked(s.closeBy)
-	s.wakeWriter()
+	s.wakeLocked()
 }
 
 // abort ends the socket at once; a reason given before stands.
@@ -132,13 +144,17 @@ func (s *Socket) abortLocked(reason string) {
 	s.aborted = true
 	// A time long past interrupts both goroutines, and unlike Close never blocks.
 	s.interruptLocked(time.Unix(1, 0))
-	s.wakeWriter()
+	s.wakeLocked()
 }
 
-func (s *Socket) wakeWriter() {
-	select {
-	case s.wake <- struct{}{}:
-	default: // it will look anyway
+// wakeLocked has what is queued written: by the writer, or by the poll that waits.
+func (s *Socket) wakeLocked() {
+	switch {
+	case s.conn == nil:
+		s.poll.wake()
+	case !s.writing && !s.aborted:
+		s.writing = true
+		s.writers.Go(s.write)
 	}
 }
 
@@ -163,17 +179,13 @@ func (s *Socket) openFrame(sid string, upgrades []string) Frame {
 	return textFrame("0" + string(open))
 }
 
-// run serves the socket over its WebSocket. It returns when both its goroutines have
+// run serves the socket over its WebSocket. It returns when it and its writer have
 // ended.
 func (s *Socket) run(connect func(*Socket) Handler) {
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
-		s.write()
-	}()
 	defer func() { // also when the handler panics
 		s.abort("internal error")
-		<-written
+		s.pinger.Stop()
+		s.writers.Wait()
 		_ = s.conn.Close() // nothing is left to lose
 		if s.handler != nil {
 			s.handler.Closed(s.reason)
@@ -183,7 +195,7 @@ func (s *Socket) run(connect func(*Socket) Handler) {
 		opcode, frame, err := s.read()
 		if err != nil {
 			if s.ended(err) {
-				<-written // the writer answers the close frame
+				s.writers.Wait() // the writer answers the close frame
 			}
 			return
 		}
@@ -239,26 +251,34 @@ func readReason(err error) string {
 	return "connection lost"
 }
 
-// read returns the next frame. It is valid until the next call.
+// incoming holds *bytes.Buffer in which frames are gathered, each no larger than
+// maxKeptRead: a socket that is silent needs none.
+var incoming = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// read returns the next frame, which is the caller's.
 func (s *Socket) read() (opcode int, frame []byte, err error) {
 	opcode, r, err := s.ws.NextReader()
 	if err != nil {
 		return 0, nil, err
 	}
-	if s.in.Cap() > maxKeptRead {
-		s.in = bytes.Buffer{}
-	}
-	s.in.Reset()
-	if _, err := s.in.ReadFrom(r); err != nil {
+	in := incoming.Get().(*bytes.Buffer)
+	defer func() {
+		if in.Cap() <= maxKeptRead {
+			in.Reset()
+			incoming.Put(in)
+		}
+	}()
+	if _, err := in.ReadFrom(r); err != nil {
 		return 0, nil, err
 	}
-	return opcode, s.in.Bytes(), nil
+	return opcode, bytes.Clone(in.Bytes()), nil
 }
 
 // errPeerDone is a client's orderly goodbye.
 var errPeerDone = errors.New("disconnected by the client")
 
-// handle does what one frame asks for. An error closes the socket.
+// handle does what one frame asks for, and may keep parts of it. An error closes the
+// socket.
 func (s *Socket) handle(opcode int, frame []byte, connect func(*Socket) Handler) error {
 	if opcode != websocket.TextMessage {
 		return errBinary
@@ -273,7 +293,7 @@ func (s *Socket) handle(opcode int, frame []byte, connect func(*Socket) Handler)
 	}
 	switch kind, rest := frame[0], string(frame[1:min(len(frame), 8)]); {
 	case kind == engineMessage:
-		return s.message(bytes.Clone(frame[1:]), connect)
+		return s.message(frame[1:], connect)
 	case kind == enginePong && rest == "":
 		s.pong()
 	case kind == enginePing && rest == "":
@@ -360,35 +380,21 @@ func (s *Socket) pong() {
 	}
 }
 
-// write is the writer: it sends what is queued, and pings, until the socket ends.
+// write is the writer: it sends what is queued, until nothing is.
 func (s *Socket) write() {
-	ticker := time.NewTicker(s.config.PingInterval)
-	defer ticker.Stop()
 	var batch []Frame
 	for {
-		pinged := false
-		select {
-		case <-s.wake:
-		case <-ticker.C:
-			pinged = s.ping()
+		var pinged, last bool
+		batch, pinged, last = s.take(batch)
+		if len(batch) == 0 {
+			return
 		}
-		for {
-			var last bool
-			batch, last = s.take(batch)
-			if len(batch) == 0 {
-				break
-			}
-			if err := s.writeFrames(s.conn, batch); err != nil {
-				s.abort(writeReason(err))
-				return
-			}
-			s.wrote(batch, pinged)
-			pinged = false
-			if last {
-				return
-			}
+		if err := s.writeFrames(s.conn, batch); err != nil {
+			s.abort(writeReason(err))
+			return
 		}
-		if s.isAborted() {
+		s.wrote(batch, pinged)
+		if last {
 			return
 		}
 	}
@@ -402,19 +408,25 @@ func writeReason(err error) string {
 	return "connection lost"
 }
 
-func (s *Socket) isAborted() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.aborted
-}
-
 // take moves the queue into batch, whose frames have been written, and adds the
-// goodbye if the socket is closing: then this batch is the last.
-func (s *Socket) take(batch []Frame) (taken []Frame, last bool) {
+// goodbye if the socket is closing: then this batch is the last. pinged says that a
+// ping is in it. When there is nothing to write the writer has ended.
+func (s *Socket) take(batch []Frame) (taken []Frame, pinged, last bool) {
 	clear(batch) // let go of what was sent
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.takeLocked(batch)
+	taken, last = s.takeLocked(batch)
+	if len(taken) == 0 {
+		s.writing = false
+		if cap(taken) > 0 && cap(taken) <= maxKeptQueue {
+			s.queue = taken
+		} else if cap(s.queue) > maxKeptQueue {
+			s.queue = nil
+		}
+		return nil, false, last
+	}
+	pinged, s.pinged = s.pinged, false
+	return taken, pinged, last
 }
 
 func (s *Socket) takeLocked(batch []Frame) (taken []Frame, last bool) {
@@ -450,14 +462,21 @@ func (s *Socket) wrote(batch []Frame, pinged bool) {
 	}
 }
 
-// ping queues a ping, but closes a socket that has not connected the namespace by
-// now. It does not ping while a pong is due.
-func (s *Socket) ping() bool {
+// ping is called every PingInterval.
+func (s *Socket) ping() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.pingLocked()
+	if s.pingLocked() {
+		s.pinged = true
+		s.wakeLocked()
+	}
+	if !s.closing {
+		s.pinger.Reset(s.config.PingInterval)
+	}
 }
 
+// pingLocked queues a ping, but closes a socket that has not connected the namespace by
+// now. It does not ping while a pong is due.
 func (s *Socket) pingLocked() bool {
 	switch {
 	case s.closing || s.waiting:

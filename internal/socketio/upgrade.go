@@ -10,29 +10,29 @@ import (
 // upgradeWithin is how long a WebSocket may take to replace the polling.
 const upgradeWithin = 10 * time.Second
 
-// upgrade lets a WebSocket take over from polling, and then serves it:
+// upgrade lets a WebSocket take over from polling, and then has it served:
 //
 //	client: 2probe            server: 3probe, and 6 to the poll that waits
 //	client: 5, once no request of its is open
 //
-// A WebSocket that does not get that far is closed, and the polling goes on.
+// A WebSocket that does not get that far is closed, and the polling goes on. The call
+// counts in Server.running; it passes that on, or gives it back.
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, socket *Socket, connect func(*Socket) Handler) {
 	if !socket.beginProbe() {
+		s.running.Done()
 		refuse(w, http.StatusBadRequest, badRequest)
 		return
 	}
 	ws, err := s.upgrader.Upgrade(w, r, nil)
-	if err != nil { // it has answered
-		socket.endProbe()
+	if err == nil && socket.probe(ws) {
+		go s.run(socket, connect)
 		return
 	}
-	if !socket.probe(ws) {
-		socket.endProbe()
+	if err == nil { // or it has answered
 		_ = ws.Close()
-		return
 	}
-	defer s.forget(socket)
-	socket.run(connect)
+	socket.endProbe()
+	s.running.Done()
 }
 
 // beginProbe makes sure that one WebSocket at a time wants to take over.
@@ -79,7 +79,7 @@ func (s *Socket) probe(ws *websocket.Conn) bool {
 	}
 	s.mu.Lock()
 	s.poll.probed = true
-	s.wakeWriter()
+	s.poll.wake()
 	s.mu.Unlock()
 	if _, err := conn.Write(probeFrame.b); err != nil {
 		return false
@@ -114,6 +114,7 @@ func (s *Socket) takeOver(ws *websocket.Conn) bool {
 	case s.waiting:
 		_ = s.conn.SetReadDeadline(p.pongBy)
 	}
-	s.wakeWriter() // for what is queued
+	s.poll.wake()  // a poll that still waits ends
+	s.wakeLocked() // for what is queued
 	return true
 }
