@@ -41,6 +41,7 @@ type engine struct {
 	lock    *pebble.Lock
 	disk    *disk
 	latches latches
+	states  states
 
 	mu     sync.RWMutex // guards closed; held for reading by every call
 	closed bool
@@ -151,12 +152,14 @@ func (e *engine) Claim(ctx context.Context, doc envelope.DocumentHandle) (store.
 	}
 	defer leave()
 	defer e.latches.lock(latchKey(doc, partState))()
-	s, err := readState(e.db, doc)
+	s, err := e.states.read(e.db, doc)
 	if err != nil {
 		return store.Claim{}, err
 	}
 	s.term++
-	if err := e.db.Set(documentKey(doc, partState), s.bytes(), pebble.Sync); err != nil {
+	err = e.db.Set(documentKey(doc, partState), s.bytes(), pebble.Sync)
+	e.states.wrote(doc, s, err)
+	if err != nil {
 		return store.Claim{}, fail("claim a document", err)
 	}
 	return store.Claim{Term: s.term, Head: s.head}, nil
@@ -169,7 +172,7 @@ func (e *engine) Append(ctx context.Context, a store.Append) error {
 	}
 	defer leave()
 	defer e.latches.lock(latchKey(a.Document, partState))()
-	s, err := readState(e.db, a.Document)
+	s, err := e.states.read(e.db, a.Document)
 	if err != nil {
 		return err
 	}
@@ -196,7 +199,9 @@ func (e *engine) Append(ctx context.Context, a store.Append) error {
 	}
 	// Pebble's commit pipeline gathers the batches of all documents that wait
 	// here into one fsync of its log.
-	if err := e.db.Apply(b, pebble.Sync); err != nil {
+	err = e.db.Apply(b, pebble.Sync)
+	e.states.wrote(a.Document, s, err)
+	if err != nil {
 		return fail("append", err)
 	}
 	return nil
@@ -277,7 +282,9 @@ func (e *engine) DeleteDocument(ctx context.Context, doc envelope.DocumentHandle
 	if err != nil {
 		return fail("delete a document", err)
 	}
-	if err := e.db.Apply(b, pebble.Sync); err != nil {
+	err = e.db.Apply(b, pebble.Sync)
+	e.states.wrote(doc, s, err)
+	if err != nil {
 		return fail("delete a document", err)
 	}
 	return nil
