@@ -16,7 +16,8 @@ type Report struct {
 	Writers   int     `json:"writers"` // in all
 	Readers   int     `json:"readers"` // in all
 	OpBytes   int     `json:"opBytes"`
-	Rate      float64 `json:"rate"` // asked for, ops per second; 0: closed loop
+	Rate      float64 `json:"rate"`     // asked for, ops per second; 0: closed loop
+	InFlight  int     `json:"inFlight"` // of a writer in the closed loop
 	Seconds   float64 `json:"seconds"`
 
 	// Sequenced is how many ops came back to their writer with a sequence number.
@@ -30,6 +31,11 @@ type Report struct {
 	// writer's receipt of it.
 	RoundTrip Percentiles `json:"roundTripMs"`
 	Errors    Errors      `json:"errors"`
+
+	// Drift is the rate in the last quarter of the duration by that in the first; 0 when
+	// the run did not last so long.
+	Drift  float64 `json:"drift,omitempty"`
+	Server *Server `json:"server,omitempty"` // with Config.ServerPID
 }
 
 // Percentiles are in milliseconds, within one percent.
@@ -58,7 +64,7 @@ func (e Errors) Total() int64 {
 // WriteText writes the report as a table for people.
 func (r Report) WriteText(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	loop := "closed loop"
+	loop := fmt.Sprintf("closed loop, %d in flight", r.InFlight)
 	if r.Rate > 0 {
 		loop = fmt.Sprintf("%g ops/s asked for", r.Rate)
 	}
@@ -68,6 +74,13 @@ func (r Report) WriteText(w io.Writer) error {
 	fmt.Fprintf(t, "delivered\t%d ops\t%.0f ops/s\n", r.Deliveries, r.DeliveriesPerSecond)
 	p := r.RoundTrip
 	fmt.Fprintf(t, "round trip\tp50 %.2f ms\tp95 %.2f ms\tp99 %.2f ms\tmax %.2f ms\n", p.P50, p.P95, p.P99, p.Max)
+	if r.Drift > 0 {
+		fmt.Fprintf(t, "drift\t%.2f of the first quarter's rate in the last\n", r.Drift)
+	}
+	if s := r.Server; s != nil {
+		fmt.Fprintf(t, "server\t%.1f s CPU\t%.1f µs an op\t%.2f µs a delivery\t%d MB resident\t%.1f KB a client\n",
+			s.CPUSeconds, s.CPUPerOp, s.CPUPerDelivery, s.ResidentBytes/1e6, float64(s.ResidentPerClient)/1e3)
+	}
 	e := r.Errors
 	fmt.Fprintf(t, "errors\t%d refused\t%d nacked\t%d disconnects\t%d out of order\t%d unacknowledged\n",
 		e.Refused, e.Nacked, e.Disconnects, e.Order, e.Unacknowledged)
@@ -84,12 +97,15 @@ func (r *run) report() Report {
 	}
 	report := Report{
 		Documents: r.config.Documents, Writers: len(r.writers), Readers: len(r.readers),
-		OpBytes: r.config.OpBytes, Rate: r.config.Rate, Seconds: elapsed.Seconds(),
+		OpBytes: r.config.OpBytes, Rate: r.config.Rate, InFlight: r.config.InFlight, Seconds: elapsed.Seconds(),
 		Sequenced: r.sequenced.Load(), Deliveries: r.deliveries.Load(),
 		RoundTrip: r.roundTrips.percentiles(), Errors: r.errors.report(),
 	}
 	report.OpsPerSecond = float64(report.Sequenced) / report.Seconds
 	report.DeliveriesPerSecond = float64(report.Deliveries) / report.Seconds
+	if first, third := r.quarters[0].Load(), r.quarters[1].Load(); first > 0 && third > 0 {
+		report.Drift = float64(report.Sequenced-third) / float64(first)
+	}
 	return report
 }
 

@@ -33,22 +33,31 @@ type Config struct {
 	Ops      int // in all
 
 	// Rate is how many ops per second all writers together submit. 0 is the closed
-	// loop: each writer submits its next op when it has seen the one before sequenced.
-	Rate float64
+	// loop: each writer has InFlight ops (0: one) submitted and not yet seen sequenced.
+	Rate     float64
+	InFlight int
+
+	// ServerPID is the service's process on this machine, to report what it takes; 0:
+	// none.
+	ServerPID int
 }
 
 func (c Config) check() error {
 	switch {
 	case c.Endpoint.URL == "" || c.Endpoint.Tenant == "" || c.Endpoint.Key == "":
 		return errors.New("an endpoint needs a URL, a tenant and a key")
-	case c.Documents < 1 || c.Writers < 1 || c.Readers < 0:
-		return errors.New("at least one document and one writer are needed")
+	case c.Documents < 1 || c.Writers < 0 || c.Readers < 0 || c.Writers+c.Readers == 0:
+		return errors.New("at least one document and one writer or reader are needed")
+	case c.Writers == 0 && (c.Duration == 0 || c.Ops > 0 || c.Rate > 0):
+		return errors.New("without writers there is a duration, and no ops")
 	case c.OpBytes < 0 || c.OpBytes > 700_000:
 		return errors.New("an op has 0 to 700000 bytes")
 	case c.Duration < 0 || c.Ops < 0 || c.Duration == 0 && c.Ops == 0:
 		return errors.New("a duration or a number of ops is needed")
 	case c.Rate < 0:
 		return errors.New("the rate is negative")
+	case c.InFlight < 0 || c.InFlight > 1 && c.Rate > 0:
+		return errors.New("a number of ops in flight goes with the closed loop")
 	}
 	return nil
 }
@@ -61,10 +70,15 @@ func Run(ctx context.Context, c Config, progress io.Writer) (Report, error) {
 	if err := c.check(); err != nil {
 		return Report{}, fmt.Errorf("configuration: %w", err)
 	}
+	c.InFlight = max(c.InFlight, 1)
 	r := &run{config: c}
 	defer r.close()
 	fmt.Fprintf(progress, "creating %d documents\n", c.Documents)
 	documents, err := r.create(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	idle, err := r.usage()
 	if err != nil {
 		return Report{}, err
 	}
@@ -73,7 +87,24 @@ func Run(ctx context.Context, c Config, progress io.Writer) (Report, error) {
 		return Report{}, err
 	}
 	fmt.Fprintln(progress, "running")
-	return r.measure(ctx), nil
+	start, err := r.usage()
+	if err != nil {
+		return Report{}, err
+	}
+	report := r.measure(ctx)
+	end, err := r.usage()
+	if err == nil && c.ServerPID != 0 {
+		report.Server = taken(idle, start, end, report)
+	}
+	return report, err
+}
+
+// usage is that of the server; nothing if it is not to be looked at.
+func (r *run) usage() (usage, error) {
+	if r.config.ServerPID == 0 {
+		return usage{}, nil
+	}
+	return usageOf(r.config.ServerPID)
 }
 
 // run is one run.
@@ -88,6 +119,7 @@ type run struct {
 	submitted  atomic.Int64
 	sequenced  atomic.Int64
 	deliveries atomic.Int64
+	quarters   [2]atomic.Int64 // sequenced after a quarter and three quarters of Duration
 	errors     errorCounts
 	roundTrips histogram
 }
@@ -99,8 +131,8 @@ type writer struct {
 
 	mu      sync.Mutex
 	pending []time.Time // when the ops that are not yet sequenced were to be submitted
-	// idle has room for one: pending became empty.
-	idle chan struct{}
+	// less has room for one: pending became shorter.
+	less chan struct{}
 }
 
 func (r *run) create(ctx context.Context) ([]Document, error) {
@@ -123,7 +155,7 @@ func (r *run) connect(ctx context.Context, documents []Document) error {
 	for _, d := range documents {
 		for range r.config.Writers {
 			g.Go(func() error {
-				w := &writer{run: r, idle: make(chan struct{}, 1)}
+				w := &writer{run: r, less: make(chan struct{}, 1)}
 				client, err := Dial(ctx, r.config.Endpoint, d, Options{Mode: Write, Reconnect: true, OnOp: w.onOp, OnError: w.onError})
 				if err != nil {
 					return err
@@ -178,6 +210,10 @@ func (r *run) measure(ctx context.Context) Report {
 		defer cancel()
 	}
 	var wg sync.WaitGroup
+	if len(r.writers) == 0 {
+		<-limit.Done()
+	}
+	wg.Go(func() { r.watchDrift(limit) })
 	for i, w := range r.writers {
 		wg.Go(func() {
 			if r.config.Rate > 0 {
@@ -191,7 +227,7 @@ func (r *run) measure(ctx context.Context) Report {
 	drain, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	for _, w := range r.writers {
-		w.wait(drain)
+		w.wait(drain, 1)
 		w.mu.Lock()
 		r.errors.unacknowledged.Add(int64(len(w.pending)))
 		w.mu.Unlock()
@@ -205,11 +241,24 @@ func (r *run) next() bool {
 	return r.submitted.Add(1) <= int64(r.config.Ops) || r.config.Ops == 0
 }
 
-// closedLoop submits one op at a time.
+// watchDrift notes how many ops were sequenced after a quarter and after three quarters
+// of the time.
+func (r *run) watchDrift(ctx context.Context) {
+	for i, share := range []time.Duration{1, 3} {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Until(r.start.Add(r.config.Duration * share / 4))):
+			r.quarters[i].Store(r.sequenced.Load())
+		}
+	}
+}
+
+// closedLoop keeps InFlight ops under way.
 func (w *writer) closedLoop(ctx context.Context, contents []byte) {
 	for ctx.Err() == nil && w.ready(ctx) && w.run.next() {
 		w.submit(time.Now(), contents)
-		w.wait(ctx)
+		w.wait(ctx, w.run.config.InFlight)
 	}
 }
 
@@ -251,17 +300,17 @@ func (w *writer) submit(due time.Time, contents []byte) {
 	}
 }
 
-// wait returns when nothing is pending, or ctx has ended.
-func (w *writer) wait(ctx context.Context) {
+// wait returns when fewer than n ops are pending, or ctx has ended.
+func (w *writer) wait(ctx context.Context, n int) {
 	for {
 		w.mu.Lock()
-		n := len(w.pending)
+		pending := len(w.pending)
 		w.mu.Unlock()
-		if n == 0 {
+		if pending < n {
 			return
 		}
 		select {
-		case <-w.idle:
+		case <-w.less:
 		case <-ctx.Done():
 			return
 		}
@@ -281,14 +330,11 @@ func (w *writer) onOp(op Op) {
 	}
 	due := w.pending[0]
 	w.pending = w.pending[1:]
-	empty := len(w.pending) == 0
 	w.mu.Unlock()
 	w.run.roundTrips.add(now.Sub(due))
 	w.run.sequenced.Add(1)
 	w.run.lastNanos.Store(int64(now.Sub(w.run.start)))
-	if empty {
-		w.wake()
-	}
+	w.wake()
 }
 
 func (w *writer) onError(err error) {
@@ -310,7 +356,7 @@ func (w *writer) lost() {
 
 func (w *writer) wake() {
 	select {
-	case w.idle <- struct{}{}:
+	case w.less <- struct{}{}:
 	default:
 	}
 }

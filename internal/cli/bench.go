@@ -20,7 +20,7 @@ func (o *Options) benchCommand() *cobra.Command {
 		Use:   "bench",
 		Short: "Drive a Fluid service with load over the real protocol, and report",
 		Long: "Makes documents, connects writers and readers to each, and has the writers submit ops: each when it has\n" +
-			"seen its last one sequenced (the default), or at a fixed rate of all together. Without --endpoint it drives the\n" +
+			"seen an earlier one sequenced (the default), or at a fixed rate of all together. Without --endpoint it drives the\n" +
 			"quickstart relay of this machine. With --tenant local it drives local mode ('tidelock serve --local') or a\n" +
 			"Tinylicious, by default at " + localEndpoint + "; those need no --key-file.",
 		Args: cobra.NoArgs,
@@ -55,12 +55,14 @@ func (o *Options) benchCommand() *cobra.Command {
 	c.Flags().StringVar(&config.Endpoint.Tenant, "tenant", "local", "tenant id at --endpoint")
 	c.Flags().StringVar(&keyFile, "key-file", "", "file with the tenant's key")
 	c.Flags().IntVar(&config.Documents, "documents", 1, "how many documents")
-	c.Flags().IntVar(&config.Writers, "writers", 1, "writers of each document")
+	c.Flags().IntVar(&config.Writers, "writers", 1, "writers of each document; 0: the readers idle")
 	c.Flags().IntVar(&config.Readers, "readers", 0, "readers of each document")
 	c.Flags().IntVar(&config.OpBytes, "op-bytes", 200, "size of an op's contents")
 	c.Flags().DurationVar(&config.Duration, "duration", 10*time.Second, "how long to measure; 0 with --ops")
 	c.Flags().IntVar(&config.Ops, "ops", 0, "how many ops in all, instead of a duration")
 	c.Flags().Float64Var(&config.Rate, "rate", 0, "ops per second of all writers together (default: closed loop)")
+	c.Flags().IntVar(&config.InFlight, "in-flight", 1, "ops that each writer has under way in the closed loop")
+	c.Flags().IntVar(&config.ServerPID, "server-pid", 0, "the service's process on this machine: report its CPU and memory")
 	return c
 }
 
