@@ -23,8 +23,9 @@ const (
 	// checkpointOps is after how many ops a checkpoint is written: what a restart
 	// replays at most, unless the process was killed while writing one.
 	checkpointOps = 1000
-	// keptScratch is the largest buffer that a document at rest keeps.
-	keptScratch = 16 << 10
+	// keptScratch is the largest buffer that a document at rest keeps, and keptOps how
+	// many ops it has room for.
+	keptScratch, keptOps = 16 << 10, 32
 	// opOverhead is an upper bound of what the service adds to an op's own bytes.
 	opOverhead = 1024
 )
@@ -73,7 +74,8 @@ type document struct {
 	writer  *custody.Writer
 	state   history.State
 	batch   batch
-	scratch []byte        // one op, while it is encoded
+	spare   record        // empty, with the memory of a record that was sent
+	parts   [][]byte      // the ops of a record, while they are sent
 	durable sequencer.Seq // the last op that is in the log
 	unsaved int           // ops since the last checkpoint
 	judging bool          // a summary is being decided on
@@ -98,7 +100,7 @@ type batch struct {
 type record struct {
 	ops   []sequencer.SequencedOp
 	plain []byte // the ops as the log keeps them
-	event []byte // the ops as a JSON array, its closing bracket missing
+	ends  []int  // of each op in plain
 }
 
 // pendingNack waits until the ops before it were sent.
@@ -147,6 +149,11 @@ func (c submitCommand) size() int {
 // opSize is an upper bound of op's length once it is sequenced.
 func opSize(op sequencer.Op) int {
 	return opOverhead + len(op.Type) + len(op.Contents) + len(op.Metadata) + len(op.Compression)
+}
+
+// sequencedSize is an upper bound of op's encoded length.
+func sequencedSize(op sequencer.SequencedOp) int {
+	return opOverhead + len(op.Type) + len(op.Contents) + len(op.Metadata) + len(op.Compression) + len(op.Data)
 }
 
 // store returns what the storage routes work on.
@@ -421,23 +428,40 @@ func (d *document) handleSubmit(c submitCommand) {
 // emit adds sequenced ops to the batch. Each is encoded once, for log and event.
 func (d *document) emit(ops ...sequencer.SequencedOp) {
 	for _, op := range ops {
-		d.scratch = history.AppendOp(d.scratch[:0], op)
-		encoded, b := d.scratch, &d.batch
-		if n := len(b.records); n == 0 || len(b.records[n-1].plain)+len(encoded) > maxBatchBytes {
-			b.records = append(b.records, record{})
+		b := &d.batch
+		if n := len(b.records); n == 0 || len(b.records[n-1].plain)+sequencedSize(op) > maxBatchBytes {
+			b.records = append(b.records, d.spare)
+			d.spare = record{}
 		}
-		b.records[len(b.records)-1].add(op, encoded)
+		b.records[len(b.records)-1].add(op)
 	}
 }
 
-func (r *record) add(op sequencer.SequencedOp, encoded []byte) {
-	separator := byte(',')
-	if len(r.ops) == 0 {
-		separator = '['
-	}
+func (r *record) add(op sequencer.SequencedOp) {
 	r.ops = append(r.ops, op)
-	r.plain = append(r.plain, encoded...)
-	r.event = append(append(r.event, separator), encoded[opPrefixBytes:]...)
+	r.plain = history.AppendOp(r.plain, op)
+	r.ends = append(r.ends, len(r.plain))
+}
+
+// event is the op event of the record.
+func (d *document) event(r record) socketio.Frame {
+	begin := 0
+	for _, end := range r.ends {
+		d.parts = append(d.parts, r.plain[begin+opPrefixBytes:end])
+		begin = end
+	}
+	f := socketio.NewListEvent("op", d.idJSON, d.parts)
+	clear(d.parts)
+	d.parts = d.parts[:0]
+	return f
+}
+
+// keep keeps the memory of a record that is done with for the next one.
+func (d *document) keep(r record) {
+	clear(r.ops)
+	if cap(r.plain) <= keptScratch && cap(r.ops) <= keptOps {
+		d.spare = record{r.ops[:0], r.plain[:0], r.ends[:0]}
+	}
 }
 
 // opPrefixBytes is the length that a record's plaintext has before each op.
@@ -451,14 +475,13 @@ func (d *document) flush(ctx context.Context) error {
 		if err := d.commitRecord(ctx, r); err != nil {
 			return err
 		}
+		d.keep(r)
 	}
 	for _, n := range d.batch.nacks {
 		n.to.sock.Send(n.frame)
 	}
-	d.batch = batch{}
-	if cap(d.scratch) > keptScratch {
-		d.scratch = nil
-	}
+	clear(d.batch.records)
+	d.batch = batch{records: d.batch.records[:0]}
 	// After a new summary, too: the next restart need not find it in the log. Only
 	// here, where all that was sequenced is durable, is the state that of the log.
 	if d.unsaved >= checkpointOps || d.state.Head != head {
@@ -496,7 +519,7 @@ func (d *document) commitRecord(ctx context.Context, r record) error {
 	d.mu.Lock()
 	d.commit = d.state.Head
 	d.mu.Unlock()
-	d.send(socketio.NewEvent("op", d.idJSON, append(r.event, ']')))
+	d.send(d.event(r))
 	d.unsaved += len(r.ops)
 	d.noteTail()
 	return nil

@@ -50,22 +50,50 @@ const maxHeader = 10
 
 // NewEvent encodes an event; args are raw JSON values.
 func NewEvent(name string, args ...[]byte) Frame {
-	quoted, err := json.Marshal(name)
-	if err != nil {
-		panic("internal error: a string did not marshal: " + err.Error())
-	}
-	n := len(`42[]`) + len(quoted)
-	for _, arg := range args {
-		n += 1 + len(arg)
-	}
-	b := appendHeader(make([]byte, 0, maxHeader+n), websocket.TextMessage, n)
-	b = append(b, `42[`...)
-	b = append(b, quoted...)
+	b := beginEvent(name, joinedLen(args))
 	for _, arg := range args {
 		b = append(b, ',')
 		b = append(b, arg...)
 	}
 	return Frame{b: append(b, ']')}
+}
+
+// NewListEvent encodes an event with two arguments, raw JSON values: arg, and the list
+// of elements, of which there is one at least.
+func NewListEvent(name string, arg []byte, elements [][]byte) Frame {
+	b := beginEvent(name, len(`,`)+len(arg)+len(`,`)+joinedLen(elements)+len(`]`))
+	b = append(b, ',')
+	b = append(b, arg...)
+	b = append(b, ',')
+	separator := byte('[')
+	for _, element := range elements {
+		b = append(b, separator)
+		b = append(b, element...)
+		separator = ','
+	}
+	return Frame{b: append(b, `]]`...)}
+}
+
+// joinedLen is the length of parts with a separator before each.
+func joinedLen(parts [][]byte) int {
+	n := len(parts)
+	for _, part := range parts {
+		n += len(part)
+	}
+	return n
+}
+
+// beginEvent begins the frame of an event that has n more bytes and a bracket after its
+// name.
+func beginEvent(name string, n int) []byte {
+	quoted, err := json.Marshal(name)
+	if err != nil {
+		panic("internal error: a string did not marshal: " + err.Error())
+	}
+	n += len(`42[]`) + len(quoted)
+	b := appendHeader(make([]byte, 0, maxHeader+n), websocket.TextMessage, n)
+	b = append(b, `42[`...)
+	return append(b, quoted...)
 }
 
 // appendHeader appends the header of an unmasked, unfragmented frame (RFC 6455, 5.2).
