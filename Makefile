@@ -16,7 +16,7 @@ run: ## run the quickstart server
 	$(GO) run ./cmd/tidelock quickstart
 
 .PHONY: test
-test: vet race clients crash ## everything: vet, Go tests under the race detector, real clients, crash histories
+test: vet race postgres clients crash ## everything: vet, Go tests under the race detector, PostgreSQL, real clients, crash histories
 
 .PHONY: vet
 vet: ## go vet and gofmt
@@ -47,6 +47,12 @@ clients: build ## the real Fluid clients against the built server (needs Node 20
 .PHONY: crash
 crash: build ## kill -9 under load, again and again
 	TIDELOCK_BIN=$(CURDIR)/bin/tidelock $(GO) test -race -tags e2e -count 1 -v -timeout 20m ./e2e/...
+
+.PHONY: postgres
+postgres: ## the PostgreSQL engine against real servers (needs PostgreSQL's server programs, 15 or later)
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
+		echo "make postgres: PostgreSQL's server programs are missing; install them (Debian: apt-get install postgresql), or run 'make vet race clients crash' without them"; exit 1; }
+	TIDELOCK_POSTGRES=1 $(GO) test -race -count 1 -timeout 20m ./internal/store/postgres/...
 
 .PHONY: fuzz
 fuzz: ## every fuzz function for FUZZTIME each

@@ -220,3 +220,6 @@ func (e Expect) Met(revision uint64) bool {
 		return revision != 0 && revision == e.revision
 	}
 }
+
+// Revision is the one of AtRevision.
+func (e Expect) Revision() (r uint64, exact bool) { return e.revision, e.mode == 2 }

@@ -1,0 +1,55 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// weak is a database that may lose what it has acknowledged.
+type weak struct{ why string }
+
+func (w weak) Error() string { return w.why }
+
+// checkDurability asks what a commit of this connection is worth. A server that does
+// not know a setting does not have the weakness either. It is asked of every connection:
+// settings change, and after a failover it is another server.
+func checkDurability(ctx context.Context, conn *pgx.Conn, o Options) error {
+	rows, err := conn.Query(ctx, `SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit', 'synchronous_standby_names')`)
+	if err != nil {
+		return fmt.Errorf("ask how durable commits are: %w", err)
+	}
+	settings := map[string]string{}
+	var name, value string
+	_, err = pgx.ForEachRow(rows, []any{&name, &value}, func() error {
+		settings[name] = value
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("ask how durable commits are: %w", err)
+	}
+	err = durable(settings, o.NeedStandby)
+	if w := (weak{}); o.MayLoseWrites && errors.As(err, &w) && settings["fsync"] != "off" {
+		return nil
+	}
+	return err
+}
+
+// durable judges the settings of a server.
+func durable(settings map[string]string, needStandby bool) error {
+	commit, known := settings["synchronous_commit"]
+	standby := settings["synchronous_standby_names"] != ""
+	switch {
+	case settings["fsync"] == "off":
+		return weak{"fsync is off: the database does not survive a power cut; turn it on"}
+	case commit == "off":
+		return weak{"synchronous_commit is off: the database acknowledges writes before they are on disk; set it to on for Tidelock's role"}
+	case commit == "local" && standby:
+		return weak{"synchronous_commit is local: the database acknowledges writes before its standby has them; set it to on for Tidelock's role"}
+	case needStandby && known && !standby:
+		return weak{"synchronous_standby_names is empty: writes that were acknowledged are lost when the database fails over; name a synchronous standby"}
+	}
+	return nil
+}
