@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -128,15 +127,22 @@ func parseOp(raw json.RawMessage) (Op, error) {
 
 // set takes one member of the envelope.
 func (o *Op) set(name string, value []byte) (err error) {
+	text := func(s *string) error {
+		*s, err = rawjson.String(value)
+		return err
+	}
 	number := func(n *int64) error {
 		*n, err = strconv.ParseInt(string(value), 10, 64)
 		return err
 	}
 	switch name {
 	case "clientId":
-		return text(&o.ClientID, value) // null leaves it empty
+		if string(value) == "null" {
+			return nil // of the service itself
+		}
+		return text(&o.ClientID)
 	case "type":
-		return text(&o.Type, value)
+		return text(&o.Type)
 	case "sequenceNumber":
 		return number(&o.Seq)
 	case "minimumSequenceNumber":
@@ -147,13 +153,4 @@ func (o *Op) set(name string, value []byte) (err error) {
 		return number(&o.RSN)
 	}
 	return nil
-}
-
-// text reads a string, or null as nothing.
-func text(into *string, value []byte) error {
-	if value[0] == '"' && !bytes.Contains(value, []byte{'\\'}) {
-		*into = string(value[1 : len(value)-1])
-		return nil
-	}
-	return json.Unmarshal(value, into)
 }

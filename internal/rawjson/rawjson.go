@@ -7,7 +7,12 @@
 // does not panic. Names are compared as they stand, so an escaped one is another name.
 package rawjson
 
-import "iter"
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"iter"
+)
 
 // Elements yields the elements of an array, without surrounding space. A value that is
 // no array has none.
@@ -47,6 +52,22 @@ func Kind(value []byte) byte {
 		return value[i]
 	}
 	return 0
+}
+
+// ErrNoString is the error of String for another value.
+var ErrNoString = errors.New("rawjson: not a string")
+
+// String decodes a string.
+func String(value []byte) (string, error) {
+	if Kind(value) != '"' {
+		return "", ErrNoString
+	}
+	if n := len(value); value[0] == '"' && n >= 2 && value[n-1] == '"' && bytes.IndexByte(value, '\\') < 0 {
+		return string(value[1 : n-1]), nil
+	}
+	var s string
+	err := json.Unmarshal(value, &s)
+	return s, err
 }
 
 // enter returns where the first part of b is, which begins with open; len(b) if it does not.

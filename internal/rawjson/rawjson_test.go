@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"slices"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/tidelock/tidelock/internal/rawjson"
 )
@@ -12,7 +13,7 @@ import (
 var seeds = []string{
 	`[]`, `{}`, ` [ ] `, `[1]`, `[1,"a,]\"\\",[2,{"x":[]}],{"a":{"b":"}"}}, null ,true,-1.5e3]`,
 	`{"a":1}`, "{ \"a\" : [1,2] ,\n\t\"b\\\"\": {\"c\":\"{\"} , \"\":null }", `{"a":1,"a":2}`,
-	`"text"`, `12`, `null`, `[[[[]]]]`, "[\"\xff\"]", `["\ud800"]`, ``, `[`, `{`, `{"a"`, `{"a":`, `["`, `["\`, `[,]`, `{,}`, `[}`, `]`,
+	`"text"`, ` "te\\u0078t\\n" `, `12`, `null`, `[[[[]]]]`, "[\"\xff\"]", `["\ud800"]`, ``, `[`, `{`, `{"a"`, `{"a":`, `["`, `["\`, `[,]`, `{,}`, `[}`, `]`,
 }
 
 // elements is what encoding/json says the parts of an array are.
@@ -80,6 +81,12 @@ func FuzzParts(f *testing.F) {
 			if len(array)+len(names) != 0 {
 				t.Fatalf("%q: parts %q and %q of a value without any", b, array, names)
 			}
+		}
+		var want string
+		isString := rawjson.Kind(b) == '"' && json.Unmarshal(b, &want) == nil
+		got, err := rawjson.String(b)
+		if (err == nil) != isString || utf8.Valid(b) && got != want {
+			t.Fatalf("String(%q) = %q, %v; want %q, %t", b, got, err, want, isString)
 		}
 	})
 }

@@ -299,8 +299,8 @@ func parseOp(raw json.RawMessage) (op sequencer.Op, err error) {
 			n, err = strconv.ParseInt(string(value), 10, 64)
 			op.RSN = sequencer.Seq(n)
 		case `"type"`:
-			hasType = value[0] == '"'
-			err = json.Unmarshal(value, &op.Type)
+			hasType = true
+			op.Type, err = rawjson.String(value)
 		case `"contents"`:
 			op.Contents = value
 		case `"metadata"`:

@@ -114,7 +114,7 @@ func parseEvent(payload []byte) (name string, args []json.RawMessage, err error)
 			args = append(args, json.RawMessage(part))
 			continue
 		}
-		if part[0] != '"' || json.Unmarshal(part, &name) != nil {
+		if name, err = rawjson.String(part); err != nil {
 			break
 		}
 		named = true
