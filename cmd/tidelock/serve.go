@@ -110,6 +110,7 @@ func (f *serveFlags) register(c *cobra.Command) {
 func (f *serveFlags) registerLimits(c *cobra.Command) {
 	l, d := &f.config.Limits, app.DefaultLimits()
 	c.Flags().IntVar(&l.ClientsPerDocument, "max-clients-per-document", d.ClientsPerDocument, "how many clients may be connected to one document")
+	c.Flags().DurationVar(&l.OpRetention, "op-retention", d.OpRetention, "how long to keep ops below the last summary, at least 1m; 0: for ever")
 	c.Flags().Int64Var(&l.UploadBytes, "max-upload-bytes", d.UploadBytes, "largest summary upload or attachment, by its contents")
 	c.Flags().Int64Var(&l.DocumentBytes, "max-document-bytes", d.DocumentBytes, "largest document, by the contents of its summary")
 	c.Flags().IntVar(&l.ClientOps, "client-ops-per-second", d.ClientOps, "ops of one client")

@@ -39,11 +39,21 @@ const (
 // which are exact up to 2^53, so this leaves as many ops as were before.
 const MaxFirstSequenceNumber sequencer.Seq = 1 << 52
 
+// TrimmedError says that ops were asked for which are no longer kept: those up to To.
+type TrimmedError struct{ To sequencer.Seq }
+
+func (e *TrimmedError) Error() string {
+	return fmt.Sprintf("history: the ops up to %d are no longer kept", e.To)
+}
+
 // Document is the history of one document. It is safe for concurrent use.
 type Document struct {
 	keys   keys
 	st     store.Store
 	limits Limits
+
+	reading sync.RWMutex // held for reading while a page of the log is read; guards trimmed
+	trimmed sequencer.Seq
 
 	mu     sync.Mutex
 	stored chan struct{} // closed by the next write; nil while nobody waits for it

@@ -40,7 +40,8 @@ func SplitOps(b []byte) ([]json.RawMessage, error) {
 }
 
 // Ops returns the ops with from < seq < to in order, as one JSON array, at most
-// limit of them and about maxBytes, but never none when there is one.
+// limit of them and about maxBytes, but never none when there is one. *TrimmedError
+// (wrapped) if the first one asked for is no longer kept.
 func (d *Document) Ops(ctx context.Context, from, to sequencer.Seq, limit, maxBytes int) ([]byte, error) {
 	if to <= 0 || from >= to {
 		return []byte("[]"), nil
@@ -64,11 +65,29 @@ func (d *Document) Ops(ctx context.Context, from, to sequencer.Seq, limit, maxBy
 	return append(out, ']'), nil
 }
 
+// SetTrimmed says that the log is, or is going to be, whole only from the op after to
+// on: earlier ones are not read any more once it returns.
+func (d *Document) SetTrimmed(to sequencer.Seq) {
+	d.reading.Lock()
+	defer d.reading.Unlock()
+	d.trimmed = to
+}
+
+// readPage reads the records that hold first..last, about pageBytes of them.
+func (d *Document) readPage(ctx context.Context, first, last sequencer.Seq, pageBytes int) (store.Range, error) {
+	d.reading.RLock()
+	defer d.reading.RUnlock()
+	if first <= d.trimmed {
+		return store.Range{}, &TrimmedError{d.trimmed}
+	}
+	return d.st.Read(ctx, d.keys.Handle(), uint64(first), uint64(last), max(pageBytes, 1)) // both are above 0
+}
+
 // eachOp calls visit with the ops first..last in order, until it returns false or
 // the log ends. It reads about pageBytes at a time.
 func (d *Document) eachOp(ctx context.Context, first, last sequencer.Seq, pageBytes int, visit func(sequencer.Seq, json.RawMessage) bool) error {
 	for next := first; next <= last; {
-		run, err := d.st.Read(ctx, d.keys.Handle(), uint64(next), uint64(last), max(pageBytes, 1)) // both are above 0
+		run, err := d.readPage(ctx, next, last, pageBytes)
 		if err != nil {
 			return fmt.Errorf("read ops from %d: %w", next, err)
 		}

@@ -55,6 +55,7 @@ type document struct {
 	tenantID string
 	id       string
 	base     sequencer.Seq // its ops begin after it; 0 unless it came from elsewhere
+	term     uint64        // of its claim
 	idJSON   []byte
 	log      *slog.Logger
 	st       store.Store
@@ -64,22 +65,24 @@ type document struct {
 	inbox    *inbox
 	ended    chan struct{} // closed once nothing is served any more
 
-	maxClients int // sessions that it takes
+	maxClients int           // sessions that it takes
+	window     time.Duration // how long ops below a summary are kept; 0: for ever
 
 	jobs sync.WaitGroup // what run started and waits for
 	tail tail           // written by run, read by anyone
 
 	// Owned by run; no lock.
-	seq     *sequencer.Sequencer
-	writer  *custody.Writer
-	state   history.State
-	batch   batch
-	spare   record        // empty, with the memory of a record that was sent
-	parts   [][]byte      // the ops of a record, while they are sent
-	durable sequencer.Seq // the last op that is in the log
-	unsaved int           // ops since the last checkpoint
-	judging bool          // a summary is being decided on
-	stop    error         // set: end in order, for this reason
+	seq       *sequencer.Sequencer
+	writer    *custody.Writer
+	state     history.State
+	batch     batch
+	spare     record        // empty, with the memory of a record that was sent
+	parts     [][]byte      // the ops of a record, while they are sent
+	durable   sequencer.Seq // the last op that is in the log
+	unsaved   int           // ops since the last checkpoint
+	judging   bool          // a summary is being decided on
+	retention retention
+	stop      error // set: end in order, for this reason
 
 	mu         sync.Mutex // guards what follows; never held across I/O
 	cause      error      // why the document ended
@@ -301,6 +304,7 @@ func (d *document) serve(ctx context.Context) error {
 		return err
 	}
 	d.judgeNext(ctx)
+	d.retain(ctx)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for d.stop == nil {
@@ -486,6 +490,9 @@ func (d *document) flush(ctx context.Context) error {
 	// here, where all that was sequenced is durable, is the state that of the log.
 	if d.unsaved >= checkpointOps || d.state.Head != head {
 		d.checkpoint(ctx)
+	}
+	if d.state.Head != head {
+		d.retain(ctx)
 	}
 	d.judgeNext(ctx)
 	return nil

@@ -220,6 +220,9 @@ func (s *Server) load(ctx context.Context, t Tenant, id string) (*document, erro
 		tenantID:   t.ID,
 		id:         id,
 		base:       got.base,
+		term:       got.term,
+		window:     s.c.Limits.OpRetention,
+		retention:  got.retention,
 		idJSON:     encode(id),
 		log:        s.c.Log.With("tenant_id", t.ID, "document_id", id),
 		st:         s.c.Store,
@@ -238,6 +241,7 @@ func (s *Server) load(ctx context.Context, t Tenant, id string) (*document, erro
 		commit:     got.state.Head,
 		lastAccess: r.LastAccess,
 	}
+	d.hist.SetTrimmed(got.retention.Trimmed)
 	d.tail.summaryAt.Store(r.CreatedAt.UnixMilli())
 	d.noteTail()
 	return d, nil
@@ -305,7 +309,7 @@ func (s *Server) storeInitial(ctx context.Context, keys *custody.Document, in hi
 	}
 	base := in.SequenceNumber
 	state := sequencer.State{Seq: base, MSN: base, LastSentMSN: base}
-	first, err := sealCheckpoint(keys, base, state, history.State{Head: commit, HeadSeq: base})
+	first, err := sealCheckpoint(keys, checkpoint{Base: base, Sequencer: state, History: history.State{Head: commit, HeadSeq: base}})
 	if err != nil {
 		return fmt.Errorf("seal first checkpoint: %w", err)
 	}

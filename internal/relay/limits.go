@@ -23,6 +23,9 @@ type Limits struct {
 	UploadBytes        int64 // contents of one summary upload or attachment blob; 28 MiB
 	DocumentBytes      int64 // all blobs of a summary; 95 MiB
 
+	// OpRetention is how long ops are kept that no summary in use needs; 0: for ever.
+	OpRetention time.Duration
+
 	ClientOps     int // of one session; 20 000
 	ClientSignals int // of one session; 500
 
@@ -55,6 +58,10 @@ const (
 	mostDocumentBytes = 4 << 30
 )
 
+// leastOpRetention is the shortest time to keep ops that is taken: clients load for
+// seconds, and come back from minutes without a network.
+const leastOpRetention = time.Minute
+
 // Check says which limit is out of its range, by the name of its flag.
 func (l Limits) Check() error {
 	l = l.withDefaults()
@@ -75,6 +82,9 @@ func (l Limits) Check() error {
 		if n.value < 0 || n.value > n.most {
 			return fmt.Errorf("%s %d must be between 0 and %d", n.flag, n.value, n.most)
 		}
+	}
+	if l.OpRetention != 0 && l.OpRetention < leastOpRetention {
+		return fmt.Errorf("--op-retention %v must be 0, to keep ops for ever, or at least %v", l.OpRetention, leastOpRetention)
 	}
 	if l.UploadBytes > l.DocumentBytes {
 		return fmt.Errorf("--max-upload-bytes %d is more than --max-document-bytes %d: no document could take such an upload", l.UploadBytes, l.DocumentBytes)

@@ -31,12 +31,13 @@ type checkpoint struct {
 	Seq       sequencer.Seq   `json:"seq"`
 	Sequencer sequencer.State `json:"sequencer"`
 	History   history.State   `json:"history"`
+	Retention retention       `json:"retention,omitzero"`
 }
 
 // sealCheckpoint returns a checkpoint as the object that is stored.
-func sealCheckpoint(keys *custody.Document, base sequencer.Seq, seq sequencer.State, state history.State) (store.Object, error) {
-	plain := encode(checkpoint{Version: checkpointVersion, Base: base, Seq: seq.Seq, Sequencer: seq, History: state})
-	return keys.SealObject(envelope.KindCheckpoint, checkpointID, plain)
+func sealCheckpoint(keys *custody.Document, c checkpoint) (store.Object, error) {
+	c.Version, c.Seq = checkpointVersion, c.Sequencer.Seq
+	return keys.SealObject(envelope.KindCheckpoint, checkpointID, encode(c))
 }
 
 func openCheckpoint(ctx context.Context, st store.Store, keys *custody.Document) (checkpoint, error) {
@@ -56,7 +57,7 @@ func openCheckpoint(ctx context.Context, st store.Store, keys *custody.Document)
 	if err := json.Unmarshal(plain, &c); err != nil {
 		return checkpoint{}, fmt.Errorf("checkpoint is not of a known form: %w", store.ErrCorrupt)
 	}
-	if c.Version != checkpointVersion || c.Seq != c.Sequencer.Seq || c.Seq < c.Base {
+	if c.Version != checkpointVersion || c.Seq != c.Sequencer.Seq || c.Seq < c.Base || c.Seq < c.Retention.Trimmed {
 		return checkpoint{}, fmt.Errorf("checkpoint of version %d at %d: %w", c.Version, c.Seq, store.ErrCorrupt)
 	}
 	return c, nil
@@ -64,8 +65,8 @@ func openCheckpoint(ctx context.Context, st store.Store, keys *custody.Document)
 
 // checkpoint saves the present state. All ops are durable when it is called. A
 // failure costs the next restart time and nothing else, so it is only logged.
-func (d *document) checkpoint(ctx context.Context) {
-	object, err := sealCheckpoint(d.keys, d.base, d.seq.State(), d.state)
+func (d *document) checkpoint(ctx context.Context) (saved bool) {
+	object, err := sealCheckpoint(d.keys, checkpoint{Base: d.base, Sequencer: d.seq.State(), History: d.state, Retention: d.retention})
 	if err == nil {
 		err = d.st.PutObjects(ctx, d.keys.Handle(), []store.Object{object})
 	}
@@ -73,16 +74,19 @@ func (d *document) checkpoint(ctx context.Context) {
 		d.log.ErrorContext(ctx, "checkpoint not written", "seq", d.seq.State().Seq, "err", err)
 	}
 	d.unsaved = 0
+	return err == nil
 }
 
 // recovered is where a document goes on.
 type recovered struct {
-	base     sequencer.Seq
-	seq      *sequencer.Sequencer
-	state    history.State
-	writer   *custody.Writer
-	at       sequencer.Seq // the last op in the log
-	replayed int           // ops since the checkpoint
+	base      sequencer.Seq
+	term      uint64
+	retention retention
+	seq       *sequencer.Sequencer
+	state     history.State
+	writer    *custody.Writer
+	at        sequencer.Seq // the last op in the log
+	replayed  int           // ops since the checkpoint
 }
 
 // recoverDocument takes the document over from whoever wrote it last: from now on
@@ -116,12 +120,14 @@ func recoverDocument(ctx context.Context, st store.Store, keys *custody.Document
 		}
 	}
 	return recovered{
-		base:     c.Base,
-		seq:      r.seq,
-		state:    r.state,
-		writer:   keys.NewWriter(claim, r.tail),
-		at:       r.at,
-		replayed: int(r.at - c.Seq),
+		base:      c.Base,
+		term:      claim.Term,
+		retention: c.Retention,
+		seq:       r.seq,
+		state:     r.state,
+		writer:    keys.NewWriter(claim, r.tail),
+		at:        r.at,
+		replayed:  int(r.at - c.Seq),
 	}, nil
 }
 

@@ -63,9 +63,13 @@ func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) 
 		held   keyError
 		ended  *endedError
 		full   *throttledError
+		gone   *history.TrimmedError
 		detail restDetail
 	)
 	switch {
+	case errors.As(err, &gone):
+		// Final for drivers, as it should be: their state is too old to catch up.
+		answerJSON(w, http.StatusGone, fmt.Sprintf("The ops up to %d are no longer kept: load the newest version of the document.", gone.To))
 	case errors.As(err, &plain):
 		answerJSON(w, plain.status, plain.message)
 	case errors.As(err, &auth):
