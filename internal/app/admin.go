@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/tidelock/tidelock/internal/cli"
+	"github.com/tidelock/tidelock/internal/store"
 )
 
 // ProfilePath is where a server keeps the command line's way in. An empty
@@ -25,12 +26,15 @@ func ProfilePath(dataDir string) (string, error) {
 // returns his profile. The secret is in the profile alone; the directory has a
 // hash of it. Whoever can read the service key may be the administrator.
 func (a *App) Admin(ctx context.Context) (cli.Profile, error) {
-	profile, err := a.refreshAdmin()
+	profile, err := a.refreshAdmin(ctx)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return profile, err
 	}
 	principal, secret, err := a.entra.CreateApplication(ctx, a.installed.DirectoryID, "administrator")
 	if err != nil {
+		return cli.Profile{}, fmt.Errorf("make the administrator: %w", err)
+	}
+	if err := a.entra.SetAdministrator(ctx, principal.ObjectID, true); err != nil {
 		return cli.Profile{}, fmt.Errorf("make the administrator: %w", err)
 	}
 	scope := "/subscriptions/" + a.installed.SubscriptionID
@@ -43,7 +47,7 @@ func (a *App) Admin(ctx context.Context) (cli.Profile, error) {
 
 // refreshAdmin brings an existing profile up to date with where this server
 // listens; fs.ErrNotExist (wrapped) when there is none.
-func (a *App) refreshAdmin() (cli.Profile, error) {
+func (a *App) refreshAdmin(ctx context.Context) (cli.Profile, error) {
 	path, err := ProfilePath(a.c.DataDir)
 	if err != nil {
 		return cli.Profile{}, err
@@ -53,6 +57,11 @@ func (a *App) refreshAdmin() (cli.Profile, error) {
 	}
 	profile, err := cli.LoadProfile(path)
 	if err != nil {
+		return cli.Profile{}, err
+	}
+	// One that an earlier version made is not an administrator of the directory yet.
+	// One that somebody deleted since is not made again.
+	if err := a.entra.SetAdministrator(ctx, profile.ObjectID, true); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return cli.Profile{}, err
 	}
 	return a.writeAdmin(profile)

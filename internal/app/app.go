@@ -113,7 +113,7 @@ func openIn(ctx context.Context, c Config, in surroundings) (_ *App, err error) 
 		return nil, err
 	}
 	// The command line must find this server before anybody is told that it is there.
-	if _, err := a.refreshAdmin(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if _, err := a.refreshAdmin(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	return a, nil

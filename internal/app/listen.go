@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/tidelock/tidelock/internal/entra"
 )
 
 // bind opens a listener and says what to do when it cannot.
@@ -38,10 +40,11 @@ func httpServer(h http.Handler, t *tls.Config, log *slog.Logger) *http.Server {
 	}
 }
 
-// managementFaces chooses a face of the management plane: a vault by the host
-// name, the authority and the resource manager by path.
+// managementFaces chooses a face of the management plane: by the host name, where
+// that says it, else by path. The public cloud's names are ours too for clients that
+// are led here under them (see 'tidelock proxy').
 type managementFaces struct {
-	vault, authority, metadata, manager http.Handler
+	vault, authority, metadata, manager, graph http.Handler
 }
 
 func (m managementFaces) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -49,16 +52,33 @@ func (m managementFaces) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (m managementFaces) face(r *http.Request) http.Handler {
-	if isVaultHost(r.Host) {
-		return m.vault
+	host := strings.ToLower(r.Host)
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
 	}
 	segments := strings.Split(strings.ToLower(strings.Trim(r.URL.Path, "/")), "/")
-	switch segments[0] {
-	case "metadata":
+	switch {
+	case isVaultHost(host):
+		return m.vault
+	case host == publicLogin:
+		return m.authority
+	case host == publicGraph:
+		return m.graph
+	case segments[0] == "metadata":
 		return m.metadata
+	case host == publicManagement:
+		return m.manager
+	case "/"+segments[0] == entra.GraphPath:
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r = r.Clone(r.Context())
+			r.URL.Path, r.URL.RawPath = strings.TrimLeft(r.URL.Path, "/")[len(entra.GraphPath)-1:], ""
+			m.graph.ServeHTTP(w, r)
+		})
+	}
+	switch segments[0] {
 	case "subscriptions", "providers", "tenants", "":
 		return m.manager
-	case "adfs", "common", "discovery":
+	case "adfs", "common", "organizations", "discovery":
 		return m.authority
 	}
 	// What is left is /{directory}/… of the authority, if it has its shape.
@@ -68,10 +88,7 @@ func (m managementFaces) face(r *http.Request) http.Handler {
 	return m.manager
 }
 
-// isVaultHost says whether host names a vault here, on any port.
+// isVaultHost says whether host, in lower case and without a port, names a vault here.
 func isVaultHost(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	return strings.HasSuffix(strings.ToLower(host), ".vault."+Domain)
+	return strings.HasSuffix(host, ".vault."+Domain) || strings.HasSuffix(host, "."+publicVaults)
 }

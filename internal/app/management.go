@@ -12,6 +12,7 @@ import (
 	"github.com/tidelock/tidelock/internal/keystore"
 	"github.com/tidelock/tidelock/internal/provider/authorization"
 	"github.com/tidelock/tidelock/internal/provider/fluidrelay"
+	"github.com/tidelock/tidelock/internal/provider/graph"
 	"github.com/tidelock/tidelock/internal/provider/keyvault"
 	"github.com/tidelock/tidelock/internal/provider/managedidentity"
 	"github.com/tidelock/tidelock/internal/provider/resources"
@@ -55,8 +56,16 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts) (http.Ha
 	identities.Register(router)
 	groups.Register(router)
 	authorization.New(authorization.Config{Assignments: a.entra, Subscriptions: groups, Exists: groups.HasResource}).Register(router)
+	directory := graph.New(graph.Config{Entra: a.entra, Home: a.installed.DirectoryID, Log: a.c.Log,
+		Subscribe: func(ctx context.Context, id, name string, d entra.DirectoryID, owner string) error {
+			if err := groups.CreateSubscription(ctx, id, name, d); err != nil {
+				return err
+			}
+			return a.entra.Assign(ctx, owner, "Owner", "/subscriptions/"+id)
+		},
+	})
 	return managementFaces{
-		vault: a.vault.Handler(), authority: a.entra.Handler(), manager: router,
+		vault: a.vault.Handler(), authority: a.entra.Handler(), manager: router, graph: directory,
 		metadata: resources.MetadataHandler(resources.Cloud{
 			Name: "Tidelock", ManagementURL: a.ManagementURL(), LoginURL: a.ManagementURL(), VaultSuffix: a.vaultSuffix(),
 		}),

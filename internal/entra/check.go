@@ -20,6 +20,8 @@ type Caller struct {
 	ClientID  string
 	Directory DirectoryID
 	Kind      string // as in Principal
+
+	Administrator bool // of the directory: may manage its applications
 }
 
 // TokenError is a refused token.
@@ -192,7 +194,7 @@ func (s *Service) caller(ctx context.Context, c claims, f fault) (Caller, fault,
 	case p.ClientID != c.ClientID || string(p.Directory) != c.Directory:
 		return Caller{}, faultPrincipal, nil
 	}
-	return Caller{ObjectID: p.ObjectID, ClientID: p.ClientID, Directory: p.Directory, Kind: p.Kind}, faultNone, nil
+	return Caller{ObjectID: p.ObjectID, ClientID: p.ClientID, Directory: p.Directory, Kind: p.Kind, Administrator: p.Administrator}, faultNone, nil
 }
 
 // managementError says a fault in the words of Azure Resource Manager.

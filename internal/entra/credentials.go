@@ -11,6 +11,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -63,6 +65,46 @@ type FederatedCredential struct {
 	Audiences   []string  `json:"audiences"`
 	Description string    `json:"description,omitempty"`
 	Created     time.Time `json:"created"`
+}
+
+// FederatedError says what is wrong with a federated credential.
+type FederatedError struct {
+	Part    string // name, issuer, subject or audiences
+	Message string
+}
+
+func (e *FederatedError) Error() string { return e.Message }
+
+// federatedName: 3 to 120 letters, digits, hyphens and underscores, a letter or digit
+// first. Source: Azure naming rules, Microsoft.ManagedIdentity.
+var federatedName = regexp.MustCompile(`^[0-9a-zA-Z][-0-9a-zA-Z_]{2,119}$`)
+
+const maxFederatedValue = 600 // characters of an issuer, subject or audience: Azure's limit
+
+// Check says what is wrong with a credential: nil or a *FederatedError.
+func (f FederatedCredential) Check() error {
+	bad := func(part, format string, args ...any) error {
+		return &FederatedError{Part: part, Message: fmt.Sprintf(format, args...)}
+	}
+	if !federatedName.MatchString(f.Name) {
+		return bad("name", "The federated credential's name '%s' is not allowed: it has 3 to 120 letters, digits, hyphens and underscores, and begins with a letter or digit.", excerpt(f.Name))
+	}
+	u, err := url.Parse(f.Issuer)
+	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return bad("issuer", "The issuer '%s' is not valid: it is the https URL that the tokens have as 'iss', without query.", excerpt(f.Issuer))
+	}
+	if f.Subject == "" {
+		return bad("subject", "The subject is missing: it is what the tokens have as 'sub', exactly.")
+	}
+	if len(f.Audiences) != 1 || f.Audiences[0] == "" {
+		return bad("audiences", "One audience is needed; 'api://AzureADTokenExchange' is what clients ask for.")
+	}
+	for part, value := range map[string]string{"issuer": f.Issuer, "subject": f.Subject, "audiences": f.Audiences[0]} {
+		if len(value) > maxFederatedValue {
+			return bad(part, "The %s has %d characters; at most %d are allowed.", part, len(value), maxFederatedValue)
+		}
+	}
+	return nil
 }
 
 // Azure's limits of credentials for one principal.

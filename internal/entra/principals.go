@@ -42,6 +42,8 @@ type principalRow struct {
 	Name       string      `json:"name"`
 	ResourceID string      `json:"resourceId,omitempty"`
 	Created    time.Time   `json:"created"`
+	// Administrator may manage the applications of the directory.
+	Administrator bool `json:"administrator,omitempty"`
 
 	// How it may prove itself; a managed identity has federated credentials only.
 	Secrets      []secretRow           `json:"secrets,omitempty"`
@@ -59,38 +61,6 @@ func (p principalRow) principal() Principal {
 		ObjectID: p.ObjectID, ClientID: p.ClientID, Directory: p.Directory,
 		Kind: p.Kind, Name: p.Name, ResourceID: p.ResourceID,
 	}
-}
-
-// CreateDirectory makes a directory.
-func (s *Service) CreateDirectory(ctx context.Context, name string) (DirectoryID, error) {
-	d := directoryRow{ID: DirectoryID(uuid.NewString()), Name: name, Created: time.Now().UTC()}
-	write, err := s.directories.Put(s.directories.Key(string(d.ID)), d, store.Absent)
-	if err != nil {
-		return "", err
-	}
-	if err := s.store.WriteRows(ctx, []store.RowWrite{write}); err != nil {
-		return "", fmt.Errorf("create directory %q: %w", name, err)
-	}
-	return d.ID, nil
-}
-
-// CreateApplication makes an application with a client secret, which is returned
-// once and kept only as a hash.
-func (s *Service) CreateApplication(ctx context.Context, d DirectoryID, name string) (p Principal, secret string, err error) {
-	row, err := s.newPrincipal(ctx, d, KindApplication, name)
-	if err != nil {
-		return Principal{}, "", fmt.Errorf("create application %q: %w", name, err)
-	}
-	secret, hashed := newSecret()
-	row.Secrets = []secretRow{hashed}
-	writes, err := s.principalWrites(row)
-	if err != nil {
-		return Principal{}, "", err
-	}
-	if err := s.store.WriteRows(ctx, writes); err != nil {
-		return Principal{}, "", fmt.Errorf("create application %q: %w", name, err)
-	}
-	return row.principal(), secret, nil
 }
 
 // CreateManagedIdentity makes the principal of a user-assigned identity. If the

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -110,8 +108,13 @@ func (p *Provider) putFederated(ctx context.Context, r *arm.Request) (*arm.Respo
 	given := entra.FederatedCredential{
 		Name: r.ID.Name(), Issuer: b.Properties.Issuer, Subject: b.Properties.Subject, Audiences: b.Properties.Audiences,
 	}
-	if err := checkFederated(given); err != nil {
-		return nil, err
+	var wrong *entra.FederatedError
+	if errors.As(given.Check(), &wrong) {
+		code, target := "BadRequest", "properties."+wrong.Part
+		if wrong.Part == "name" {
+			code, target = "InvalidResourceName", ""
+		}
+		return nil, &arm.Error{Status: http.StatusBadRequest, Code: code, Target: target, Message: wrong.Message}
 	}
 	// Two writers of one identity at once could both pass the check that follows.
 	defer p.locks.Lock(strings.ToLower(i.ID))()
@@ -153,36 +156,4 @@ func (p *Provider) deleteFederated(ctx context.Context, r *arm.Request) (*arm.Re
 		return nil, err
 	}
 	return &arm.Response{}, nil
-}
-
-// federatedName: 3 to 120 letters, digits, hyphens and underscores, a letter or digit
-// first. Source: Azure naming rules, Microsoft.ManagedIdentity.
-var federatedName = regexp.MustCompile(`^[0-9a-zA-Z][-0-9a-zA-Z_]{2,119}$`)
-
-const maxFederatedValue = 600 // characters of an issuer, subject or audience: Azure's limit
-
-func checkFederated(f entra.FederatedCredential) error {
-	bad := func(target, format string, args ...any) error {
-		return &arm.Error{Status: 400, Code: "BadRequest", Target: target, Message: fmt.Sprintf(format, args...)}
-	}
-	if !federatedName.MatchString(f.Name) {
-		return &arm.Error{Status: 400, Code: "InvalidResourceName", Message: fmt.Sprintf(
-			"The federated credential's name '%s' is not allowed: it has 3 to 120 letters, digits, hyphens and underscores, and begins with a letter or digit.", f.Name)}
-	}
-	u, err := url.Parse(f.Issuer)
-	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return bad("properties.issuer", "The issuer '%s' is not valid: it is the https URL that the tokens have as 'iss', without query.", f.Issuer)
-	}
-	if f.Subject == "" {
-		return bad("properties.subject", "The subject is missing: it is what the tokens have as 'sub', exactly.")
-	}
-	if len(f.Audiences) != 1 || f.Audiences[0] == "" {
-		return bad("properties.audiences", "One audience is needed; 'api://AzureADTokenExchange' is what clients ask for.")
-	}
-	for target, value := range map[string]string{"properties.issuer": f.Issuer, "properties.subject": f.Subject, "properties.audiences": f.Audiences[0]} {
-		if len(value) > maxFederatedValue {
-			return bad(target, "The value has %d characters; at most %d are allowed.", len(value), maxFederatedValue)
-		}
-	}
-	return nil
 }
