@@ -344,8 +344,9 @@ func TestDocumentsSpreadAndMoveLittle(t *testing.T) {
 				t.Errorf("node %s gets %d of %d documents", id, n, documents)
 			}
 		}
-		nodes[0].Drain()
-		time.Sleep(2 * membersEvery)
+		if err := nodes[0].Drain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		moved := 0
 		for i := range documents {
 			m, err := nodes[i%3].Locate(t.Context(), Document{"t", fmt.Sprint(i)})

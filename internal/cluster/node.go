@@ -200,17 +200,38 @@ func (n *Node) Stop(ctx context.Context) error {
 // Serving says whether this node may serve documents now: one atomic load.
 func (n *Node) Serving() bool { return int64(time.Since(n.base)) < n.deadline.Load() }
 
-// Drain makes the others take all documents from now on. The caller then ends those
-// that are here.
-func (n *Node) Drain() {
+// Drain makes the others take all documents from now on, and returns when they know. The
+// caller then ends those that are here. It is not undone.
+func (n *Node) Drain(ctx context.Context) error {
 	n.mu.Lock()
 	n.draining = true
 	n.mu.Unlock()
 	n.wake()
+	if !n.hasPeers() {
+		return nil // nobody to tell
+	}
+	select {
+	case <-time.After(drainNotice):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
-// Draining says whether Drain was called.
-func (n *Node) Draining() bool {
+// drainNotice is how long the others need at most, unless the store is slow, to see a
+// change of state.
+const drainNotice = membersEvery + 2*LookEvery
+
+func (n *Node) hasPeers() bool {
+	for _, m := range n.Members() {
+		if !m.Self && m.State == Active {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *Node) isDraining() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.draining
@@ -296,7 +317,7 @@ func (n *Node) sendBeat(ctx context.Context, started time.Time) error {
 		Version: nodeVersion, ID: n.id, URL: n.c.URL, State: Active, Beat: n.beat + 1,
 		Started: n.started, Documents: documents, Sessions: sessions,
 	}
-	if n.Draining() {
+	if n.isDraining() {
 		mine.State = Draining
 	}
 	key, expect := n.nodes.Key(n.id), store.Absent

@@ -79,6 +79,10 @@ var (
 	connectDraining = refusal{code: 503, message: "Server is shutting down", retryAfter: 2 * time.Second, internal: "ClusterDraining"}
 	// The document was dropped while the client came in: it is read anew for the next try.
 	connectAgain = refusal{code: 503, message: "Document is being reloaded", retryAfter: time.Second}
+	// Another node serves the document, or will in a moment: the client tries again and is
+	// passed on. (Not for sockets whose URL does not name tenant and document, as those of
+	// all drivers do: they are never passed on.)
+	connectElsewhere = refusal{code: 503, message: "Document is moving to another node", retryAfter: time.Second}
 	// A fault of ours, in the log: the client tries again.
 	connectFault = refusal{code: 500, message: "Internal Server Error", retryAfter: 5 * time.Second}
 )
@@ -131,6 +135,8 @@ func connectRefusal(err error) (r refusal, fault bool) {
 		return connectDraining, false
 	case errors.Is(err, errTooManyClients):
 		return connectTooMany, false
+	case isElsewhere(err):
+		return connectElsewhere, false
 	case errors.As(err, &ended):
 		return connectAgain, false
 	default:

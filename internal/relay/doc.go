@@ -11,7 +11,8 @@
 // screen; restless.go unwraps the driver's framing; token.go checks tokens,
 // revocation.go ends them early; rest_documents.go, rest_storage.go answer;
 // document.go is the goroutine; retention.go drops old ops; documents.go finds, creates and drops documents;
-// migrate.go takes those of other services; containers.go shows them to their
+// cluster.go passes on what another node serves; migrate.go takes those of other services;
+// containers.go shows them to their
 // operator; session.go is one client; socket.go speaks connect_document and its
 // kin; limits.go has rates and sizes; codes.go has every nack and error code with
 // what the client does on it.

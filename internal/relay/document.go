@@ -277,7 +277,7 @@ func (d *document) endCause() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var key *custody.UnusableError
-	if errors.As(d.cause, &key) || errors.Is(d.cause, errUnknownDocument) || errors.Is(d.cause, errDraining) {
+	if errors.As(d.cause, &key) || errors.Is(d.cause, errUnknownDocument) || errors.Is(d.cause, errDraining) || isElsewhere(d.cause) {
 		return d.cause
 	}
 	return &endedError{d.cause}
@@ -291,7 +291,7 @@ func closeReason(cause error) string {
 		return "key unusable: " + key.Reason
 	case errors.Is(cause, errUnknownDocument):
 		return "document deleted"
-	case errors.Is(cause, errDraining), errors.Is(cause, errIdle):
+	case errors.Is(cause, errDraining), errors.Is(cause, errIdle), isElsewhere(cause):
 		return cause.Error()
 	default:
 		return "document dropped"

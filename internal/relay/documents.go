@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tidelock/tidelock/internal/cluster"
 	"github.com/tidelock/tidelock/internal/custody"
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/history"
@@ -60,11 +61,14 @@ func (e *entry) over() bool {
 }
 
 // open returns the document, loaded if need be, and the function that gives it
-// back. The error is errUnknownDocument, errDraining, a *custody.UnusableError, or
-// one of the store. The document may end at any time; it then answers with why.
+// back. The error is errUnknownDocument, errDraining, a *custody.UnusableError, one
+// of isElsewhere, or of the store. The document may end at any time; it then answers with why.
 func (s *Server) open(ctx context.Context, t Tenant, id string) (*document, func(), error) {
 	if err := s.admit(ctx, t); err != nil {
 		return nil, nil, err
+	}
+	if s.c.Cluster != nil && !s.c.Cluster.Serving() {
+		return nil, nil, cluster.ErrCutOff
 	}
 	for {
 		e, over, err := s.acquire(t, id)
@@ -114,6 +118,9 @@ func (s *Server) acquire(t Tenant, id string) (*entry, <-chan struct{}, error) {
 	}
 	key := documentKey{t.ID, id}
 	e := s.documents[key]
+	if e == nil && s.moving {
+		return nil, nil, errMoving
+	}
 	if e == nil {
 		e = &entry{ready: make(chan struct{}), gone: make(chan struct{})}
 		s.documents[key] = e
@@ -166,9 +173,13 @@ func (s *Server) keep(e *entry, t Tenant, id string) {
 	s.m.loadSeconds[loadResult(e.err)].Observe(time.Since(started).Seconds())
 	close(e.ready)
 	if e.err == nil {
+		if s.c.Cluster != nil && !s.c.Cluster.Serving() {
+			e.doc.end(cluster.ErrCutOff) // it was lost while we loaded
+		}
 		e.doc.run(s.base)
 		s.logEnd(e.doc)
 	}
+	s.disown(documentKey{t.ID, id})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.documents, documentKey{t.ID, id})
@@ -185,7 +196,7 @@ func (s *Server) logEnd(d *document) {
 	switch {
 	case errors.As(cause, &key):
 		d.log.Warn("document closed, its key cannot be used", "reason", key.Reason)
-	case errors.Is(cause, errIdle), errors.Is(cause, errDraining), errors.Is(cause, errUnknownDocument):
+	case errors.Is(cause, errIdle), errors.Is(cause, errDraining), errors.Is(cause, errUnknownDocument), isElsewhere(cause):
 		d.log.Debug("document unloaded", "reason", cause.Error())
 	case errors.Is(cause, store.ErrFenced):
 		d.log.Warn("document taken over by another writer")
@@ -202,6 +213,9 @@ func (s *Server) load(ctx context.Context, t Tenant, id string) (*document, erro
 	}
 	handle, err := r.handle()
 	if err != nil {
+		return nil, err
+	}
+	if err := s.claim(ctx, documentKey{t.ID, id}); err != nil {
 		return nil, err
 	}
 	keys, err := s.c.Custody.OpenDocument(ctx, t.Resource, handle)
@@ -356,6 +370,7 @@ func (s *Server) remove(ctx context.Context, t Tenant, id string) (existed bool,
 		if err := s.c.Store.WriteRows(ctx, []store.RowWrite{mark, destroy}); err != nil {
 			return true, fmt.Errorf("destroy document key: %w", err)
 		}
+		s.tell(topicDeleted, documentNotice{Tenant: t.ID, Document: id})
 	}
 	if err := s.evict(ctx, func(k documentKey) bool { return k == documentKey{t.ID, id} }); err != nil {
 		return existed, err

@@ -25,6 +25,7 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tidelock/tidelock/internal/cluster"
 	"github.com/tidelock/tidelock/internal/custody"
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/keystore"
@@ -57,6 +58,10 @@ type rig struct {
 	pipes   *pipeListener
 	metrics *prometheus.Registry // of this start
 	output  io.Writer            // takes the log from the next start on; nil: nobody
+
+	cluster *cluster.Node     // of the next start; nil: the only node
+	peers   http.RoundTripper // to the other nodes
+	direct  bool
 }
 
 // bubble runs f with a rig under the service-managed key.
@@ -115,7 +120,8 @@ func (r *rig) start() {
 		Log:      log,
 		Metrics:  r.metrics,
 	})
-	r.server = New(Config{Store: r.store, Custody: r.keeper, Service: r.service, Tenants: r, Local: r.local, Log: log, Limits: r.limits, Metrics: r.metrics})
+	r.server = New(Config{Store: r.store, Custody: r.keeper, Service: r.service, Tenants: r, Local: r.local, Log: log, Limits: r.limits, Metrics: r.metrics,
+		Cluster: r.cluster, Peers: r.peers, DirectNodes: r.direct})
 	r.pipes = &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 	r.http = &http.Server{Handler: r.server.Handler(), ReadHeaderTimeout: time.Minute}
 	go r.http.Serve(r.pipes)
@@ -301,10 +307,13 @@ type event struct {
 }
 
 // dial opens a socket and waits until its namespace is connected.
-func (r *rig) dial() *client {
+func (r *rig) dial() *client { return r.dialFor("") }
+
+// dialFor is dial with more in the query.
+func (r *rig) dialFor(hints string) *client {
 	r.t.Helper()
 	d := websocket.Dialer{NetDialContext: r.pipes.dial}
-	ws, response, err := d.DialContext(r.t.Context(), "ws://relay.test/socket.io/?EIO=4&transport=websocket", nil)
+	ws, response, err := d.DialContext(r.t.Context(), "ws://relay.test/socket.io/?EIO=4&transport=websocket"+hints, nil)
 	if err != nil {
 		r.t.Fatalf("dial: %v (%v)", err, response)
 	}

@@ -34,6 +34,12 @@ const (
 	loadFailed  = "failed"
 )
 
+// What is passed on to other nodes.
+const (
+	forwardedREST   = "rest"
+	forwardedSocket = "socket"
+)
+
 var loadResults = []string{loadDone, loadUnknown, loadKey, loadStopped, loadDamaged, loadFailed}
 
 // restClasses are the classes of answers, by the first digit of their status; the
@@ -53,6 +59,7 @@ type metrics struct {
 	appendSeconds         prometheus.Observer
 	loadSeconds           map[string]prometheus.Observer
 	rest                  map[string]*restCounters // by route pattern, and otherLabel
+	forwarded             map[string]prometheus.Counter
 }
 
 type restCounters [len(restClasses)]prometheus.Counter
@@ -98,6 +105,12 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}
 	for _, code := range nackCodes {
 		m.nacks[code] = nacks.WithLabelValues(strconv.Itoa(code))
+	}
+	forwarded := f.NewCounterVec(prometheus.CounterOpts{
+		Name: "tidelock_relay_forwarded_total", Help: "Requests and sockets passed on to the node of their document.",
+	}, []string{"kind"})
+	m.forwarded = map[string]prometheus.Counter{
+		forwardedREST: forwarded.WithLabelValues(forwardedREST), forwardedSocket: forwarded.WithLabelValues(forwardedSocket),
 	}
 	for _, result := range loadResults {
 		m.loadSeconds[result] = loads.WithLabelValues(result)

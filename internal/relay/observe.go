@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/tidelock/tidelock/internal/cluster"
 	"github.com/tidelock/tidelock/internal/custody"
 	"github.com/tidelock/tidelock/internal/store"
 )
@@ -62,7 +63,7 @@ func loadResult(err error) string {
 		return loadUnknown
 	case errors.As(err, &key):
 		return loadKey
-	case errors.Is(err, context.Canceled), errors.Is(err, store.ErrClosed):
+	case errors.Is(err, context.Canceled), errors.Is(err, store.ErrClosed), isElsewhere(err):
 		return loadStopped
 	case errors.Is(err, store.ErrCorrupt):
 		return loadDamaged
@@ -82,6 +83,12 @@ const storeRefuses = 10 * time.Second
 func (s *Server) ready(c *call) error {
 	if s.isDraining() {
 		return errDraining
+	}
+	if s.isMoving() {
+		return errMoving
+	}
+	if s.c.Cluster != nil && !s.c.Cluster.Serving() {
+		return cluster.ErrCutOff
 	}
 	if err := s.c.Store.Writable(c.r.Context()); err != nil {
 		if s.unwritable.CompareAndSwap(false, true) { // once, however often it is asked

@@ -6,7 +6,6 @@ import (
 	"math"
 	"net/http"
 	"strconv"
-	"strings"
 
 	"github.com/tidelock/tidelock/internal/custody"
 	"github.com/tidelock/tidelock/internal/history"
@@ -28,12 +27,7 @@ type sessionInfo struct {
 // passed on. The answer is cached by nobody, so whoever forges the header fools
 // only himself.
 func sessionAt(r *http.Request) sessionInfo {
-	scheme := "http"
-	if r.TLS != nil || strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https") {
-		scheme = "https"
-	}
-	base := scheme + "://" + r.Host
-	return sessionInfo{Orderer: base, Historian: base, Stream: base}
+	return sessionOn(schemeOf(r) + "://" + r.Host)
 }
 
 // createDocument answers POST /documents/{tenant}. The id is new, unless the document
@@ -101,7 +95,7 @@ func (s *Server) createDocument(c *call) error {
 		}
 	}
 	if in.EnableDiscovery {
-		session := sessionAt(c.r)
+		session := s.newSession(c.r, documentKey{c.tenant.ID, id})
 		answer.Session = &session
 	}
 	answerJSON(c.w, http.StatusCreated, answer)
@@ -156,7 +150,7 @@ func (s *Server) getDocument(c *call) error {
 		CreateTime int64       `json:"createTime"` // milliseconds since 1970
 		Version    string      `json:"version"`
 		Session    sessionInfo `json:"session"`
-	}{r.ID, c.tenant.ID, r.CreatedAt.UnixMilli(), "0.1", sessionAt(c.r)})
+	}{r.ID, c.tenant.ID, r.CreatedAt.UnixMilli(), "0.1", s.newSession(c.r, documentKey{c.tenant.ID, c.documentID()})})
 	return nil
 }
 
@@ -169,7 +163,7 @@ func (s *Server) getSession(c *call) error {
 		return whileConnecting(err)
 	}
 	defer release()
-	session := sessionAt(c.r)
+	session := s.session(c.r)
 	session.Alive, session.Active = true, d.active()
 	answerJSON(c.w, http.StatusOK, session)
 	return nil

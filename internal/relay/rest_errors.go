@@ -92,6 +92,8 @@ func (s *Server) answerError(w http.ResponseWriter, r *http.Request, err error) 
 	case errors.Is(err, errDraining):
 		detail = restDetail{Message: "Server is shutting down", InternalCode: "ClusterDraining"}
 		answerLater(w, detail, 2*time.Second)
+	case isElsewhere(err):
+		answerLater(w, restDetail{Message: "Document is moving to another node"}, time.Second)
 	case errors.As(err, &ended), errors.Is(err, store.ErrFenced), errors.Is(err, store.ErrClosed):
 		answerLater(w, restDetail{Message: "Document is being reloaded"}, time.Second)
 	case errors.Is(err, context.Canceled):

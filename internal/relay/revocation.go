@@ -73,6 +73,7 @@ func (s *Server) revoke(ctx context.Context, t Tenant, documentID, jti string) e
 	}
 	// After the row is there: who joins from now on finds it, see connection.join.
 	s.cut(documentKey{t.ID, documentID}, jti)
+	s.tell(topicRevoked, documentNotice{Tenant: t.ID, Document: documentID, JTI: jti})
 	return s.sweepRevoked(ctx, key)
 }
 

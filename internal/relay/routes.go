@@ -95,6 +95,12 @@ var restRoutes = []route{
 
 func (r *route) pattern() string { return r.method + " " + r.path }
 
+// opens says whether the row's handler opens the document, which only its node can.
+func (r *route) opens() bool {
+	return r.face == storageFace || strings.HasPrefix(r.path, "/deltas/") ||
+		strings.HasPrefix(r.path, "/documents/{tenant}/session/") || strings.HasSuffix(r.path, "/broadcast-signal")
+}
+
 // localRoutes are the REST routes that only the tenants of local mode have; without
 // local mode they are not there.
 var localRoutes = []route{
@@ -228,7 +234,7 @@ func (s *Server) serveREST(row *route, w *answer, r *http.Request) {
 		}
 		c.body, err = readBody(c.r, limit)
 	}
-	if err == nil {
+	if err == nil && (!row.opens() || !s.answeredElsewhere(c)) {
 		err = row.handle(s, c)
 	}
 	if err != nil {

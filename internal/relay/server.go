@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"log"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tidelock/tidelock/internal/cluster"
 	"github.com/tidelock/tidelock/internal/custody"
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/socketio"
@@ -40,6 +42,14 @@ type Config struct {
 	Log     *slog.Logger
 	Limits  Limits
 	Metrics prometheus.Registerer // where the metrics are registered; nil: nowhere
+
+	// Cluster is this node among those that share the store; nil: it is the only one.
+	// The caller starts it once the server is made, and has it call LetGo.
+	Cluster *cluster.Node
+	// DirectNodes has session discovery send clients to a document's node itself.
+	DirectNodes bool
+	// Peers reaches the other nodes; nil: as their certificates and the system say.
+	Peers http.RoundTripper
 }
 
 // Server is the Fluid service.
@@ -56,8 +66,15 @@ type Server struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // loads and documents
 
+	// forwarding is over when what was passed on to other nodes is to end.
+	forwarding    context.Context //nolint:containedctx // ends with the server
+	endForwarding context.CancelFunc
+	peers         http.RoundTripper
+	proxyLog      *log.Logger
+
 	mu        sync.Mutex
 	draining  bool
+	moving    bool // no document is loaded any more: other nodes take them
 	documents map[documentKey]*entry
 
 	unwritable atomic.Bool // the store takes no writes, and the log says so
@@ -74,6 +91,12 @@ func New(c Config) *Server {
 		usage:     newTenantUsage(c.Limits),
 	}
 	s.base, s.cancel = context.WithCancel(context.Background())
+	s.forwarding, s.endForwarding = context.WithCancel(s.base)
+	if s.peers = c.Peers; s.peers == nil {
+		s.peers = peerTransport()
+	}
+	s.proxyLog = slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug)
+	s.joinCluster()
 	s.handler = s.routes()
 	if c.Metrics != nil {
 		c.Metrics.MustRegister(gauges{s})
@@ -90,6 +113,12 @@ func (s *Server) isDraining() bool {
 	return s.draining
 }
 
+func (s *Server) isMoving() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.moving
+}
+
 // Shutdown stops in order: no new work, what is queued made durable and sent,
 // leaves sequenced, checkpoints written, sockets closed. It returns when all
 // goroutines have ended or ctx is over; then what still runs is cut off, which
@@ -97,11 +126,7 @@ func (s *Server) isDraining() bool {
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.draining = true
-	var entries []*entry
-	for _, e := range s.documents {
-		e.leaving = true
-		entries = append(entries, e)
-	}
+	entries := s.leaveAll()
 	s.mu.Unlock()
 
 	stopped := make(chan struct{})
@@ -113,6 +138,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		for _, e := range entries {
 			<-e.gone
 		}
+		s.endForwarding()
 		s.io.Shutdown("server is shutting down")
 		s.work.Wait()
 	}()

@@ -36,6 +36,14 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
 		id = newUUID()
 	}
 	w.Header().Set(correlationHeader, id)
+	// Who may connect to the document is not known yet; its node asks for the token. What
+	// is not passed on is served here, and connect_document says why it cannot be.
+	query := r.URL.Query()
+	if to, elsewhere := s.nodeOf(r, documentKey{query.Get("tenantId"), query.Get("documentId")}); elsewhere {
+		if s.passOn(w, r, to) == nil {
+			return
+		}
+	}
 	s.io.Serve(w, r, func(sock *socketio.Socket) socketio.Handler {
 		return newConnection(s, sock, id)
 	})
