@@ -53,6 +53,7 @@ postgres: ## the PostgreSQL engine against real servers (needs PostgreSQL's serv
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
 		echo "make postgres: PostgreSQL's server programs are missing; install them (Debian: apt-get install postgresql), or run 'make vet race clients crash' without them"; exit 1; }
 	TIDELOCK_POSTGRES=1 $(GO) test -race -count 1 -timeout 20m ./internal/store/postgres/...
+	TIDELOCK_POSTGRES=1 $(GO) test -race -count 1 -timeout 20m -run 'TestServerOnADatabase|TestNodesShare' ./internal/app
 
 .PHONY: fuzz
 fuzz: ## every fuzz function for FUZZTIME each

@@ -100,10 +100,21 @@ func (f *serveFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.config.RelayURL, "relay-url", "", "how clients reach the relay (default: the listener's address)")
 	c.Flags().StringVar(&f.config.RelayCert, "relay-cert", "", "PEM certificate: the relay then speaks TLS")
 	c.Flags().StringVar(&f.config.RelayKey, "relay-key", "", "PEM private key of --relay-cert")
+	f.registerStore(c)
 	f.registerLimits(c)
 	c.Flags().BoolVar(&f.config.Local, "local", false, "local mode: also serve tenant \"local\" without checking tokens, for development; on loopback only")
 	f.level = slog.LevelWarn
 	c.Flags().TextVar(&f.level, "log-level", slog.LevelWarn, "debug, info, warn or error")
+}
+
+func (f *serveFlags) registerStore(c *cobra.Command) {
+	s := &f.config.Store
+	c.Flags().StringVar(&s.URL, "store", "", "keep the data in a PostgreSQL database, postgres://user@host/database, which several nodes may share (default: in the data directory)")
+	c.Flags().StringVar(&s.PasswordFile, "store-password-file", "", "file with the database's password, read for each connection")
+	c.Flags().IntVar(&s.PoolSize, "store-pool-size", 0, "connections of this node to the database at most (default 16)")
+	c.Flags().DurationVar(&s.StatementTimeout, "store-statement-timeout", 0, "end a statement of the database that takes longer (default 30s)")
+	c.Flags().BoolVar(&s.WithoutStandby, "store-without-standby", false, "take a database that names no synchronous standby: it is replicated beneath, or never fails over")
+	c.Flags().BoolVar(&s.MayLoseWrites, "store-may-lose-writes", false, "take a database that acknowledges writes before they are durable")
 }
 
 // registerLimits has the limits that installations differ in; docs/limits.md has all.

@@ -20,8 +20,6 @@ import (
 	"github.com/tidelock/tidelock/internal/provider/keyvault"
 	"github.com/tidelock/tidelock/internal/relay"
 	"github.com/tidelock/tidelock/internal/store"
-	"github.com/tidelock/tidelock/internal/store/metered"
-	"github.com/tidelock/tidelock/internal/store/pebble"
 	"github.com/tidelock/tidelock/internal/vault"
 )
 
@@ -57,23 +55,19 @@ const drainTime = 20 * time.Second
 // key stores. Tests put others in their place.
 type surroundings struct {
 	listen func(ctx context.Context, addr, flag string) (net.Listener, error)
-	engine func(Config) (store.Store, error)
+	engine func(context.Context, Config) (store.Store, error)
 	// toKeyStores is put between the key stores' clients and the key stores.
 	toKeyStores func(http.RoundTripper) http.RoundTripper
 }
 
-// Open takes the addresses, opens the data directory, making what is not there,
-// and wires everything. On an error nothing is left open.
+// Open takes the addresses, opens the data directory or the database, making what is
+// not there, and wires everything. On an error nothing is left open.
 func Open(ctx context.Context, c Config) (*App, error) {
 	return openIn(ctx, c, surroundings{
 		listen:      bind,
 		engine:      openEngine,
 		toKeyStores: func(t http.RoundTripper) http.RoundTripper { return t },
 	})
-}
-
-func openEngine(c Config) (store.Store, error) {
-	return pebble.Open(pebble.Options{Dir: c.DataDir, Log: c.Log})
 }
 
 func openIn(ctx context.Context, c Config, in surroundings) (_ *App, err error) {
@@ -98,17 +92,12 @@ func openIn(ctx context.Context, c Config, in surroundings) (_ *App, err error) 
 			return nil, err
 		}
 	}
-	if a.service, err = loadServiceKey(a.c.DataDir); err != nil {
+	if err := a.openStore(ctx); err != nil {
 		return nil, err
 	}
 	if a.authority, err = loadAuthority(a.c.DataDir); err != nil {
 		return nil, err
 	}
-	engine, err := in.engine(a.c)
-	if err != nil {
-		return nil, err
-	}
-	a.store = metered.New(engine, a.metrics)
 	if err := a.wire(ctx); err != nil {
 		return nil, err
 	}
@@ -124,7 +113,7 @@ func (a *App) wire(ctx context.Context) (err error) {
 	a.installed, err = loadInstallation(ctx, a.store, a.service)
 	isNew := errors.Is(err, store.ErrNotFound)
 	if err != nil && !isNew {
-		return fmt.Errorf("open the data in %s: %w", a.c.DataDir, err)
+		return fmt.Errorf("open the data in %s: %w", a.c.where(), err)
 	}
 	a.entra, err = entra.Open(ctx, entra.Config{
 		Store: a.store, Service: a.service, Login: a.ManagementURL(), Audiences: []string{a.ManagementURL()},

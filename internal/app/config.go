@@ -17,6 +17,7 @@ import (
 // Config of a server. The zero value of a field takes the default given.
 type Config struct {
 	DataDir        string // DefaultDataDir
+	Store          StoreConfig
 	RelayAddr      string // "127.0.0.1:7070"
 	ManagementAddr string // "127.0.0.1:8443"
 	MetricsAddr    string // "": metrics are not served. They carry no secrets, and there is no TLS: loopback only.
@@ -82,6 +83,9 @@ func (c Config) withDefaults() (Config, error) {
 
 func (c Config) check() error {
 	if err := c.Limits.Check(); err != nil {
+		return err
+	}
+	if err := c.Store.check(); err != nil {
 		return err
 	}
 	if (c.RelayCert == "") != (c.RelayKey == "") {

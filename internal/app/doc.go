@@ -6,7 +6,7 @@
 // A data directory D holds sealed values only. The secrets are beside it, in
 // D.keys, so that a copy of D alone opens nothing:
 //
-//	D/                 the store (see docs/formats/store.md)
+//	D/                 the store (see docs/formats/store.md), unless it is a database
 //	D.keys/service.key 32 bytes: the service key, under which all rows are sealed
 //	D.keys/ca.key      private key of the local certificate authority (PEM)
 //	D.keys/ca.crt      its certificate (PEM): what clients are told to trust

@@ -17,6 +17,7 @@ type rig struct {
 	t     *testing.T
 	data  string
 	local bool // from the next start on
+	store app.StoreConfig
 
 	profile  cli.Profile
 	endpoint bench.Endpoint // of the quickstart relay
@@ -33,6 +34,14 @@ func newRig(t *testing.T) *rig {
 func newLoggedRig(t *testing.T, log *slog.Logger) *rig {
 	t.Helper()
 	r := &rig{t: t, data: filepath.Join(t.TempDir(), "data"), log: log}
+	r.setUp()
+	return r
+}
+
+// setUp starts the rig and makes the quickstart relay.
+func (r *rig) setUp() {
+	t := r.t
+	t.Helper()
 	r.start()
 	client, err := cli.NewClient(r.profile)
 	if err != nil {
@@ -49,14 +58,13 @@ func newLoggedRig(t *testing.T, log *slog.Logger) *rig {
 	}
 	r.endpoint.Tenant, r.endpoint.Key = seeded.TenantID, keys.Key1
 	t.Cleanup(func() { r.stop() })
-	return r
 }
 
 // start serves the data directory, on other ports each time.
 func (r *rig) start() {
 	r.t.Helper()
 	const free = "127.0.0.1:0"
-	server, err := app.Open(r.t.Context(), app.Config{DataDir: r.data, RelayAddr: free, ManagementAddr: free, MetricsAddr: free, Log: r.log, Local: r.local})
+	server, err := app.Open(r.t.Context(), app.Config{DataDir: r.data, RelayAddr: free, ManagementAddr: free, MetricsAddr: free, Log: r.log, Local: r.local, Store: r.store})
 	if err != nil {
 		r.t.Fatal(err)
 	}

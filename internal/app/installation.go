@@ -21,7 +21,7 @@ type installation struct {
 }
 
 // errWrongServiceKey: the key opens nothing here.
-var errWrongServiceKey = errors.New("the service key is not the one this data is sealed under: restore the right D.keys/service.key from your backup, where D is the data directory")
+var errWrongServiceKey = errors.New("the service key is not the one this data is sealed under: restore the right D.keys/service.key from your backup, or copy it from another node on the same database, where D is the data directory")
 
 const installationTable store.Table = "installation"
 
@@ -57,11 +57,27 @@ func makeInstallation(ctx context.Context, st store.Store, service envelope.Serv
 	in := installation{DirectoryID: directory, SubscriptionID: uuid.NewString()}
 	table := installations(st, service)
 	write, err := table.Put(table.Key(""), in, store.Absent)
-	if err == nil {
-		err = st.WriteRows(ctx, []store.RowWrite{write})
+	if err != nil {
+		return installation{}, fmt.Errorf("store the installation: %w", err)
+	}
+	first, err := firstInstallation(service)
+	if err != nil {
+		return installation{}, fmt.Errorf("store the installation: %w", err)
+	}
+	err = st.WriteRows(ctx, []store.RowWrite{write, first})
+	if errors.Is(err, store.ErrConflict) { // another node was faster: it is the same one, if the key is
+		return loadInstallation(ctx, st, service)
 	}
 	if err != nil {
 		return installation{}, fmt.Errorf("store the installation: %w", err)
 	}
 	return in, nil
+}
+
+// firstInstallation is a row without a name, so that all keys have it in the same place:
+// of nodes that start on an empty database with keys of their own, one makes the
+// installation.
+func firstInstallation(service envelope.ServiceKey) (store.RowWrite, error) {
+	s, err := service.SealRow(string(installationTable), envelope.Name{}, envelope.Name{}, []byte("{}"))
+	return store.RowWrite{RowKey: store.RowKey{Table: installationTable}, Value: &s, Expect: store.Absent}, err
 }

@@ -16,11 +16,11 @@ func keysDir(dataDir string) string { return dataDir + ".keys" }
 
 const serviceKeyBytes = 32
 
-// loadServiceKey reads the service key, or makes it for a data directory that
-// does not exist yet. A missing key of existing data is an error and never a
-// reason to make a new one: the data would be lost under it.
-func loadServiceKey(dataDir string) (envelope.ServiceKey, error) {
-	path := filepath.Join(keysDir(dataDir), "service.key")
+// loadServiceKey reads the service key, or makes it where there is no data yet. A missing
+// key of existing data is an error and never a reason to make a new one: the data would
+// be lost under it.
+func loadServiceKey(c Config, fresh func() (bool, error)) (envelope.ServiceKey, error) {
+	path := filepath.Join(keysDir(c.DataDir), "service.key")
 	raw, err := os.ReadFile(path)
 	switch {
 	case err == nil:
@@ -30,14 +30,14 @@ func loadServiceKey(dataDir string) (envelope.ServiceKey, error) {
 		}
 		return envelope.ParseServiceKey(raw)
 	case !errors.Is(err, fs.ErrNotExist):
-		return envelope.ServiceKey{}, fmt.Errorf("read the service key: %w; without it the data in %s cannot be opened", err, dataDir)
+		return envelope.ServiceKey{}, fmt.Errorf("read the service key: %w; without it the data in %s cannot be opened", err, c.where())
 	}
-	empty, err := emptyOrAbsent(dataDir)
+	isNew, err := fresh()
 	if err != nil {
 		return envelope.ServiceKey{}, err
 	}
-	if !empty {
-		return envelope.ServiceKey{}, fmt.Errorf("the service key %s is missing, and the data in %s is sealed under it: restore the key from your backup, or name another --data", path, dataDir)
+	if !isNew {
+		return envelope.ServiceKey{}, fmt.Errorf("the service key %s is missing, and the data in %s is sealed under it: %s", path, c.where(), c.keyAdvice())
 	}
 	key := envelope.NewServiceKey()
 	err = key.Use(func(raw []byte) error { return writeSecret(path, raw) })

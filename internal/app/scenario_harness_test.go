@@ -111,7 +111,7 @@ func (w *world) start() {
 	var err error
 	w.app, err = openIn(w.t.Context(), w.config, surroundings{
 		listen: w.net.listen,
-		engine: func(Config) (store.Store, error) { return keptStore{w.store}, nil },
+		engine: func(context.Context, Config) (store.Store, error) { return keptStore{w.store}, nil },
 		toKeyStores: func(next http.RoundTripper) http.RoundTripper {
 			if w.faults == nil {
 				w.faults = keystoretest.New(next)

@@ -45,11 +45,11 @@ func durable(settings map[string]string, needStandby bool) error {
 	case settings["fsync"] == "off":
 		return weak{"fsync is off: the database does not survive a power cut; turn it on"}
 	case commit == "off":
-		return weak{"synchronous_commit is off: the database acknowledges writes before they are on disk; set it to on for Tidelock's role"}
+		return weak{"synchronous_commit is off: the database acknowledges writes before they are on disk; set it to on for Tidelock's role, or say --store-may-lose-writes"}
 	case commit == "local" && standby:
-		return weak{"synchronous_commit is local: the database acknowledges writes before its standby has them; set it to on for Tidelock's role"}
+		return weak{"synchronous_commit is local: the database acknowledges writes before its standby has them; set it to on for Tidelock's role, or say --store-may-lose-writes"}
 	case needStandby && known && !standby:
-		return weak{"synchronous_standby_names is empty: writes that were acknowledged are lost when the database fails over; name a synchronous standby"}
+		return weak{"synchronous_standby_names is empty: writes that were acknowledged are lost when the database fails over; name a synchronous standby, or say --store-without-standby if its storage is replicated or it never fails over"}
 	}
 	return nil
 }

@@ -1,0 +1,101 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/store"
+	"github.com/tidelock/tidelock/internal/store/metered"
+	"github.com/tidelock/tidelock/internal/store/pebble"
+	"github.com/tidelock/tidelock/internal/store/postgres"
+)
+
+// StoreConfig says where the data is kept.
+type StoreConfig struct {
+	// URL of a PostgreSQL database, without a password. Empty: the embedded engine, in
+	// the data directory.
+	URL string
+	// PasswordFile holds the database's password.
+	PasswordFile string
+	// PoolSize is how many connections to the database there are at most; 0: 16.
+	PoolSize int
+	// StatementTimeout ends a statement that takes longer; 0: 30 s.
+	StatementTimeout time.Duration
+	// WithoutStandby takes a database that names no synchronous standby.
+	WithoutStandby bool
+	// MayLoseWrites takes a database that acknowledges writes before they are durable.
+	MayLoseWrites bool
+}
+
+func (c StoreConfig) check() error {
+	if c.URL == "" && c != (StoreConfig{}) {
+		return errors.New("the flags --store-… go with --store, which names a database")
+	}
+	return nil
+}
+
+// databasePatience is how long a start waits for a database that does not answer.
+const databasePatience = 30 * time.Second
+
+func openEngine(ctx context.Context, c Config) (store.Store, error) {
+	if c.Store.URL == "" {
+		return pebble.Open(pebble.Options{Dir: c.DataDir, Log: c.Log})
+	}
+	ctx, cancel := context.WithTimeout(ctx, databasePatience)
+	defer cancel()
+	e, err := postgres.Open(ctx, postgres.Options{
+		URL: c.Store.URL, PasswordFile: c.Store.PasswordFile,
+		PoolSize: c.Store.PoolSize, StatementTimeout: c.Store.StatementTimeout,
+		NeedStandby: !c.Store.WithoutStandby, MayLoseWrites: c.Store.MayLoseWrites, Log: c.Log,
+	})
+	if err != nil {
+		return nil, err // a nil *Engine would make a store that is not nil
+	}
+	return e, nil
+}
+
+// openStore opens the engine and reads the service key. A data directory has its key
+// before it is made; a database says itself whether there is anything in it.
+func (a *App) openStore(ctx context.Context) (err error) {
+	fresh := func() (bool, error) { return emptyOrAbsent(a.c.DataDir) }
+	if a.c.Store.URL == "" {
+		if a.service, err = loadServiceKey(a.c, fresh); err != nil {
+			return err
+		}
+	}
+	engine, err := a.in.engine(ctx, a.c)
+	if err != nil {
+		return err
+	}
+	a.store = metered.New(engine, a.metrics)
+	if a.c.Store.URL != "" {
+		fresh = func() (bool, error) { return withoutInstallation(ctx, a.store) }
+		a.service, err = loadServiceKey(a.c, fresh)
+	}
+	return err
+}
+
+// withoutInstallation says whether st is new, whatever the key.
+func withoutInstallation(ctx context.Context, st store.Store) (bool, error) {
+	rows, err := st.ListRows(ctx, installationTable, envelope.Name{}, envelope.Name{}, 1)
+	return len(rows) == 0, err
+}
+
+// where names the place of the data to people.
+func (c Config) where() string {
+	if c.Store.URL == "" {
+		return c.DataDir
+	}
+	return "the database"
+}
+
+// keyAdvice says how to get a service key that is not there.
+func (c Config) keyAdvice() string {
+	if c.Store.URL == "" {
+		return "restore the key from your backup, or name another --data"
+	}
+	return fmt.Sprintf("all nodes on one database have the same key: copy it from another node's DATA.keys/service.key to %s, or restore it from your backup", keysDir(c.DataDir))
+}
