@@ -76,8 +76,8 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts) (http.Ha
 type tenants struct{ *fluidrelay.Provider }
 
 func (t *tenants) Lookup(ctx context.Context, id string) (relay.Tenant, bool, error) {
-	id, resource, keys, ok, err := t.Provider.Lookup(ctx, id)
-	return relay.Tenant{ID: id, Resource: resource, Keys: keys}, ok, err
+	found, ok, err := t.Provider.Lookup(ctx, id)
+	return relay.Tenant(found), ok, err
 }
 
 // containers is the management plane's view of the relay's documents.

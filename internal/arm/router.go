@@ -112,7 +112,11 @@ func (rt *Router) run(route *boundRoute, req *Request) (*Response, error) {
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
 
-	defer rt.holdGroup(route, req)()
+	release, err := rt.holdGroup(route, req)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	if err := rt.checkGroup(ctx, route, req); err != nil {
 		return nil, err
 	}
@@ -274,13 +278,13 @@ func (b *boundRoute) insideGroup(req *Request) bool {
 }
 
 // holdGroup keeps writes in a group and the group's own deletion apart: else a
-// resource could be made in a group that is gone when it is stored. It returns the
-// release.
-func (rt *Router) holdGroup(route *boundRoute, req *Request) func() {
+// resource could be made in a group that is gone when it is stored. A write that comes
+// during the deletion is refused. It returns the release.
+func (rt *Router) holdGroup(route *boundRoute, req *Request) (release func(), err error) {
 	deletes := route.Pattern == InGroup && req.HTTP.Method == http.MethodDelete
 	reads := req.HTTP.Method == http.MethodGet || req.HTTP.Method == http.MethodHead
 	if !deletes && (reads || !route.insideGroup(req)) {
-		return func() {}
+		return func() {}, nil
 	}
 	group := ResourceID{Subscription: req.ID.Subscription, ResourceGroup: req.ID.ResourceGroup}.Key()
 	rt.mu.Lock()
@@ -292,10 +296,14 @@ func (rt *Router) holdGroup(route *boundRoute, req *Request) func() {
 	rt.mu.Unlock()
 	if deletes {
 		lock.Lock()
-		return lock.Unlock
+		return lock.Unlock, nil
 	}
-	lock.RLock()
-	return lock.RUnlock
+	// It fails only while a deletion goes on, or waits for the writes before it.
+	if !lock.TryRLock() {
+		return nil, &Error{Status: http.StatusConflict, Code: "ResourceGroupBeingDeleted", Message: fmt.Sprintf(
+			"The resource group '%s' is in deprovisioning state and cannot perform this operation.", req.ID.ResourceGroup)}
+	}
+	return lock.RUnlock, nil
 }
 
 func (rt *Router) checkGroup(ctx context.Context, route *boundRoute, req *Request) error {

@@ -56,3 +56,35 @@ func TestScopes(t *testing.T) {
 		t.Errorf("after a deletion: got %d, told of %v", w.Code, told)
 	}
 }
+
+// While a group is deleted, nothing is written in it; before and after, writes wait for nobody.
+func TestWritesDuringADeletion(t *testing.T) {
+	deleting, finish := make(chan struct{}), make(chan struct{})
+	rt, _ := testRouter(t, append(things(), Route{
+		Method: "DELETE", Pattern: InGroup, Action: "x",
+		Handle: func(context.Context, *Request) (*Response, error) {
+			close(deleting)
+			<-finish
+			return nil, nil
+		},
+	})...)
+	done := make(chan int)
+	go func() {
+		w, _ := do(t, rt, "DELETE", group+v1, "good", "")
+		done <- w.Code
+	}()
+	<-deleting
+	if w, e := do(t, rt, "PUT", thing+v1, "good", `{}`); w.Code != 409 || e.Code != "ResourceGroupBeingDeleted" {
+		t.Errorf("a write during the deletion: got %d %s, want 409 ResourceGroupBeingDeleted", w.Code, e.Code)
+	}
+	if w, _ := do(t, rt, "GET", thing+v1, "good", ""); w.Code != 200 {
+		t.Errorf("a read during the deletion: got %d, want 200", w.Code)
+	}
+	close(finish)
+	if code := <-done; code != 200 {
+		t.Errorf("the deletion: got %d", code)
+	}
+	if w, _ := do(t, rt, "PUT", thing+v1, "good", `{}`); w.Code != 200 {
+		t.Errorf("a write afterwards: got %d, want 200", w.Code)
+	}
+}

@@ -22,6 +22,7 @@ type Tenant struct {
 	ID       string // frsTenantId
 	Resource envelope.ResourceID
 	Keys     [2]string // key1, key2: the text signs tokens (HS256)
+	Closed   string    // why no token opens it now; empty when tokens do
 }
 
 // Tenants finds tenants. Lookup is called on every request: it must be fast, must

@@ -171,6 +171,10 @@ func (s *Server) checkSignature(ctx context.Context, raw string, c claims) (Tena
 		if c.expired() {
 			return Tenant{}, &authError{http.StatusUnauthorized, fmt.Sprintf("Token expired validated with key%d.", i+1)}
 		}
+		// After the signature: whoever has no good token learns nothing of the tenant.
+		if t.Closed != "" {
+			return Tenant{}, &authError{http.StatusForbidden, t.Closed}
+		}
 		return t, nil
 	}
 	return Tenant{}, errSignature

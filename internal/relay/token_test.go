@@ -252,3 +252,23 @@ func BenchmarkCheckClaimsAndSignature(b *testing.B) {
 		}
 	}
 }
+
+// A tenant whose access was switched off is closed to good tokens, on both faces; bad ones
+// are told nothing of it.
+func TestClosedTenant(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id := r.create()
+		const closed = "Shared key access is disabled for this tenant."
+		r.tenant.Closed = closed
+		r.call("GET", "/deltas/t1/"+id, r.token(id), "").want(t, 403, closed)
+		if got := r.dial().connectErrorOf(connectBody(id, r.token(id), "write")); got.Code != 403 || got.Message != closed {
+			t.Errorf("connect: %+v, want 403 %s", got, closed)
+		}
+		forged := r.token(id)
+		r.call("GET", "/deltas/t1/"+id, forged[:len(forged)-2]+"AA", "").want(t, 403, errSignature.Message)
+		r.tenant.Closed = ""
+		if a := r.call("GET", "/deltas/t1/"+id, r.token(id), ""); a.status != 200 {
+			t.Errorf("opened again: %d %s, want 200", a.status, a.body)
+		}
+	})
+}

@@ -31,6 +31,7 @@ type properties struct {
 	ProvisioningState string          `json:"provisioningState,omitempty"`
 	SKU               string          `json:"storagesku,omitempty"`
 	Encryption        *wireEncryption `json:"encryption,omitempty"`
+	accessProperties
 }
 
 // cmk returns the customer-managed key asked for; an empty one is none.
@@ -72,6 +73,7 @@ func readBody(r *arm.Request, base properties) (serverBody, properties, error) {
 // change is a write of a server that was read and not yet checked.
 type change struct {
 	caller  arm.Caller
+	version string // the api-version: what it does not know stays as it is
 	id      arm.ResourceID
 	isPut   bool
 	before  *tracked.Row[server] // nil when it is created
@@ -89,7 +91,7 @@ func (p *Provider) put(ctx context.Context, r *arm.Request) (*arm.Response, erro
 	if err != nil && !isMissing(err) {
 		return nil, err
 	}
-	c := change{caller: r.Caller, id: r.ID, isPut: true, touches: true}
+	c := change{caller: r.Caller, version: r.APIVersion, id: r.ID, isPut: true, touches: true}
 	if err == nil {
 		c.before = &row
 	}
@@ -133,6 +135,11 @@ func (c change) readPut(r *arm.Request) (change, error) {
 		c.next.SKU = "standard"
 	}
 	c.next.Encryption = props.cmk()
+	if c.version == previewVersion {
+		if c.next.access, err = props.read(); err != nil {
+			return c, err
+		}
+	}
 	if bytes.Equal(b.Identity, []byte("null")) {
 		b.Identity = nil
 	}
@@ -158,7 +165,7 @@ func (p *Provider) patch(ctx context.Context, r *arm.Request) (*arm.Response, er
 	if err := r.Precondition(row.Value.ETag); err != nil {
 		return nil, err
 	}
-	c := change{caller: r.Caller, id: r.ID, before: &row}
+	c := change{caller: r.Caller, version: r.APIVersion, id: r.ID, before: &row}
 	if c, err = c.readPatch(r); err != nil {
 		return nil, err
 	}
@@ -169,7 +176,7 @@ func (p *Provider) patch(ctx context.Context, r *arm.Request) (*arm.Response, er
 func (c change) readPatch(r *arm.Request) (change, error) {
 	stored := c.before.Value
 	c.next = stored
-	base := properties{SKU: stored.SKU}
+	base := properties{SKU: stored.SKU, accessProperties: stored.properties()}
 	if stored.Encryption != nil {
 		key := *stored.Encryption
 		base.Encryption = &wireEncryption{CMK: &key}
@@ -189,6 +196,11 @@ func (c change) readPatch(r *arm.Request) (change, error) {
 		c.next.Tags = *b.Tags
 	}
 	c.next.Encryption = props.cmk()
+	if c.version == previewVersion {
+		if c.next.access, err = props.read(); err != nil {
+			return c, err
+		}
+	}
 	c.touches = b.Identity != nil || touchesEncryption(b.Properties)
 	c.wanted, err = mergeIdentity(stored.Identity, b.Identity)
 	return c, err
@@ -294,7 +306,7 @@ func (p *Provider) store(ctx context.Context, c change, key custody.Settings) (*
 			return nil, err
 		}
 	}
-	return p.show(ctx, c.next)
+	return p.show(ctx, c.next, c.version)
 }
 
 // write uses the key store where it must: to create, and when the rules of CMK apply.
@@ -324,10 +336,10 @@ func (p *Provider) writes(c change) ([]store.RowWrite, error) {
 	return []store.RowWrite{write, index}, err
 }
 
-func (p *Provider) show(ctx context.Context, s server) (*arm.Response, error) {
+func (p *Provider) show(ctx context.Context, s server, version string) (*arm.Response, error) {
 	ids, err := p.describeIdentity(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	return &arm.Response{Body: p.wire(s, ids), ETag: s.ETag}, nil
+	return &arm.Response{Body: p.wire(s, ids, version), ETag: s.ETag}, nil
 }

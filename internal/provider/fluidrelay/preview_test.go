@@ -113,7 +113,6 @@ func TestCheckOfAServerThatExists(t *testing.T) {
 	}
 	f.Refused(400, "InvalidRequestContent", f.Do("POST", previewPath("s1", "checkEncryption"), `[`))
 	f.Refused(400, "NoRegisteredProviderFound", f.Do("GET", strings.Replace(previewPath("s1", "encryptionStatus"), "2025-06-20-preview", "2022-06-01", 1), ""))
-	f.Refused(400, "NoRegisteredProviderFound", f.Do("GET", strings.Replace(serverPath("s1"), "2022-06-01", "2025-06-20-preview", 1), ""))
 }
 
 // A dry run uses an identity, so it needs the right to assign that.

@@ -42,8 +42,9 @@ func (p *Provider) Register(rt *arm.Router) {
 			arm.Route{Method: "GET", Pattern: one + "/fluidRelayContainers/{container}", Action: containerType + "/read", Handle: p.getContainer},
 			arm.Route{Method: "DELETE", Pattern: one + "/fluidRelayContainers/{container}", Action: containerType + "/delete", Handle: p.deleteContainer})
 	}
+	routes = append(routes, p.privateRoutes(one)...)
 	routes = append(routes, p.previewRoutes(one)...)
-	rt.Handle(arm.Provider{Namespace: namespace, Versions: []string{"2022-05-26", "2022-06-01"}, Routes: routes})
+	rt.Handle(arm.Provider{Namespace: namespace, Versions: []string{"2022-05-26", "2022-06-01", previewVersion}, Routes: routes})
 }
 
 func (p *Provider) get(ctx context.Context, r *arm.Request) (*arm.Response, error) {
@@ -51,7 +52,7 @@ func (p *Provider) get(ctx context.Context, r *arm.Request) (*arm.Response, erro
 	if err != nil {
 		return nil, err
 	}
-	return p.show(ctx, row.Value)
+	return p.show(ctx, row.Value, r.APIVersion)
 }
 
 func (p *Provider) list(ctx context.Context, r *arm.Request) (*arm.Response, error) {
@@ -65,7 +66,7 @@ func (p *Provider) list(ctx context.Context, r *arm.Request) (*arm.Response, err
 		if err != nil {
 			return nil, err
 		}
-		views[n] = p.wire(s, ids)
+		views[n] = p.wire(s, ids, r.APIVersion)
 	}
 	return arm.Page(r, views, func(w wire) string { return strings.ToLower(w.ID) })
 }

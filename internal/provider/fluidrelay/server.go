@@ -35,6 +35,7 @@ type settings struct {
 	Identity   identity          `json:"identity"`
 	SKU        string            `json:"sku"` // standard or basic
 	Encryption *cmk              `json:"encryption,omitempty"`
+	access
 }
 
 // cmk says which key protects the server, in the shape of the API.
@@ -75,7 +76,8 @@ func (tenantKeys) String() string       { return "[redacted]" }
 func (tenantKeys) GoString() string     { return "[redacted]" }
 func (tenantKeys) LogValue() slog.Value { return slog.StringValue("[redacted]") }
 
-// wire is the shape of a server in 2022-05-26 and 2022-06-01.
+// wire is the shape of a server in 2022-05-26 and 2022-06-01; in 2025-06-20-preview its
+// properties have access besides.
 type wire struct {
 	ID         string              `json:"id"`
 	Name       string              `json:"name"`
@@ -105,6 +107,7 @@ type wireProperties struct {
 	ProvisioningState string          `json:"provisioningState"`
 	SKU               string          `json:"storagesku"`
 	Encryption        *wireEncryption `json:"encryption,omitempty"`
+	*wireAccess
 }
 
 type wireEndpoints struct {
@@ -121,8 +124,9 @@ type wireEncryption struct {
 // is answered.
 const succeeded = "Succeeded"
 
-// wire shows a server; the ids of its identities are looked up as they are now.
-func (p *Provider) wire(s server, ids *wireIdentity) wire {
+// wire shows a server as an api-version has it; the ids of its identities are looked up
+// as they are now.
+func (p *Provider) wire(s server, ids *wireIdentity, version string) wire {
 	endpoint := []string{p.c.RelayURL}
 	w := wire{
 		ID: s.ID, Name: s.Name, Type: Type, Location: s.Location, Tags: s.Tags, SystemData: &s.SystemData, Identity: ids,
@@ -133,6 +137,9 @@ func (p *Provider) wire(s server, ids *wireIdentity) wire {
 	}
 	if s.Encryption != nil {
 		w.Properties.Encryption = &wireEncryption{CMK: s.Encryption}
+	}
+	if version == previewVersion {
+		w.Properties.wireAccess = &wireAccess{accessProperties: s.properties(), Connections: []struct{}{}}
 	}
 	return w
 }

@@ -255,11 +255,11 @@ func TestKeysAndLookup(t *testing.T) {
 	keys := f.Want(200, f.Do("POST", action("s1", "listKeys"), ""))
 	lookup := func() [2]string {
 		t.Helper()
-		id, resource, got, ok, err := f.Fluid.Lookup(ctx, strings.ToUpper(tenant))
-		if err != nil || !ok || id != tenant || resource == [16]byte{} {
-			t.Fatalf("lookup: got %q, %v, %v, %v", id, resource, ok, err)
+		got, ok, err := f.Fluid.Lookup(ctx, strings.ToUpper(tenant))
+		if err != nil || !ok || got.ID != tenant || got.Resource == [16]byte{} || got.Closed != "" {
+			t.Fatalf("lookup: got %q, %v, %v, %v", got.ID, got.Resource, ok, err)
 		}
-		return got
+		return got.Keys
 	}
 	first := lookup()
 	if first[0] != keys.Get("key1") || first[1] != keys.Get("key2") || !thirtyTwoHex.MatchString(first[0]) || first[0] == first[1] {
@@ -269,11 +269,11 @@ func TestKeysAndLookup(t *testing.T) {
 	if second := lookup(); second[0] != first[0] || second[1] == first[1] {
 		t.Errorf("after regenerating key2: got %v, was %v", second, first)
 	}
-	if _, _, _, ok, err := f.Fluid.Lookup(ctx, "no-such-tenant"); ok || err != nil {
+	if _, ok, err := f.Fluid.Lookup(ctx, "no-such-tenant"); ok || err != nil {
 		t.Errorf("unknown tenant: got %v, %v", ok, err)
 	}
 	f.Want(200, f.Do("DELETE", serverPath("s1"), ""))
-	if _, _, _, ok, err := f.Fluid.Lookup(ctx, tenant); ok || err != nil {
+	if _, ok, err := f.Fluid.Lookup(ctx, tenant); ok || err != nil {
 		t.Errorf("deleted tenant: got %v, %v", ok, err)
 	}
 	if !slices.Equal(f.Relay.Deleted, []string{tenant}) {
@@ -302,7 +302,7 @@ func TestLookupIsNeverStale(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					if _, _, _, ok, err := f.Fluid.Lookup(t.Context(), tenant); !ok || err != nil {
+					if _, ok, err := f.Fluid.Lookup(t.Context(), tenant); !ok || err != nil {
 						t.Errorf("lookup: %v, %v", ok, err)
 						return
 					}
@@ -312,8 +312,8 @@ func TestLookupIsNeverStale(t *testing.T) {
 	}
 	for range 20 {
 		want := f.Want(200, f.Do("POST", action("s1", "regenerateKey"), `{"keyName":"key1"}`)).Get("key1")
-		if _, _, got, _, _ := f.Fluid.Lookup(t.Context(), tenant); got[0] != want {
-			t.Errorf("right after regenerateKey: got %s, want %s", got[0], want)
+		if got, _, _ := f.Fluid.Lookup(t.Context(), tenant); got.Keys[0] != want {
+			t.Errorf("right after regenerateKey: got %s, want %s", got.Keys[0], want)
 		}
 	}
 	close(stop)
@@ -325,13 +325,13 @@ func TestUnknownOutcome(t *testing.T) {
 	f := newFixture(t)
 	tenant := f.Want(200, f.Do("PUT", serverPath("s1"), `{"location":"westus2"}`)).Get("properties.frsTenantId").(string)
 	for _, persist := range []bool{true, false} {
-		_, _, before, _, _ := f.Fluid.Lookup(t.Context(), tenant)
+		before, _, _ := f.Fluid.Lookup(t.Context(), tenant)
 		f.Store.SetFault(func(op memory.Op) memory.Fault { return memory.Fault{Persist: persist, Fail: op == memory.OpRows} })
 		f.Refused(500, "InternalServerError", f.Do("POST", action("s1", "regenerateKey"), `{"keyName":"key1"}`))
 		f.Store.SetFault(nil)
-		_, _, after, _, _ := f.Fluid.Lookup(t.Context(), tenant)
-		if stored := f.Do("POST", action("s1", "listKeys"), "").Get("key1"); after[0] != stored || (after[0] != before[0]) != persist {
-			t.Errorf("persist=%v: lookup gives %s, stored is %v, before was %s", persist, after[0], stored, before[0])
+		after, _, _ := f.Fluid.Lookup(t.Context(), tenant)
+		if stored := f.Do("POST", action("s1", "listKeys"), "").Get("key1"); after.Keys[0] != stored || (after.Keys[0] != before.Keys[0]) != persist {
+			t.Errorf("persist=%v: lookup gives %s, stored is %v, before was %s", persist, after.Keys[0], stored, before.Keys[0])
 		}
 	}
 }

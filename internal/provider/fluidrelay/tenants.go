@@ -21,21 +21,29 @@ type tenant struct {
 	id       string
 	resource envelope.ResourceID
 	keys     tenantKeys
+	closed   string
 }
 
-// Lookup finds a tenant by its frsTenantId: the id in its canonical letters, the
-// resource its data is sealed for, and key1 and key2, whose text signs tokens. ok is
-// false for an unknown one. It answers from memory, and from the store after a write.
-func (p *Provider) Lookup(ctx context.Context, frsTenantID string) (id string, resource envelope.ResourceID, keys [2]string, ok bool, err error) {
-	t, found, generation := p.cached(frsTenantID)
-	if !found {
-		t, found, err = p.loadTenant(ctx, frsTenantID)
-		if err != nil || !found {
-			return "", envelope.ResourceID{}, keys, false, err
+// Tenant is a tenant as the data plane sees it.
+type Tenant struct {
+	ID       string // in its canonical letters
+	Resource envelope.ResourceID
+	Keys     [2]string // key1 and key2, whose text signs tokens
+	Closed   string    // why no token is good for it now; empty when tokens are
+}
+
+// Lookup finds a tenant by its frsTenantId. ok is false for an unknown one. It answers
+// from memory, and from the store after a write.
+func (p *Provider) Lookup(ctx context.Context, frsTenantID string) (found Tenant, ok bool, err error) {
+	t, ok, generation := p.cached(frsTenantID)
+	if !ok {
+		t, ok, err = p.loadTenant(ctx, frsTenantID)
+		if err != nil || !ok {
+			return Tenant{}, false, err
 		}
 		p.remember(t, generation)
 	}
-	return t.id, t.resource, [2]string{t.keys.Key1, t.keys.Key2}, true, nil
+	return Tenant{ID: t.id, Resource: t.resource, Keys: [2]string{t.keys.Key1, t.keys.Key2}, Closed: t.closed}, true, nil
 }
 
 func (p *Provider) cached(id string) (t tenant, found bool, generation uint64) {
@@ -85,7 +93,7 @@ func (p *Provider) loadTenant(ctx context.Context, id string) (tenant, bool, err
 	if s.TenantID != strings.ToLower(id) {
 		return tenant{}, false, nil // the server was deleted and another one made meanwhile
 	}
-	return tenant{id: s.TenantID, resource: s.Resource, keys: s.Keys}, true, nil
+	return tenant{id: s.TenantID, resource: s.Resource, keys: s.Keys, closed: s.closed()}, true, nil
 }
 
 // tombstone is what a deletion has still to do once the keys are destroyed.
