@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tidelock/tidelock/internal/keystore/keystoretest"
 	"github.com/tidelock/tidelock/internal/vault"
@@ -180,6 +181,7 @@ func TestScenario10EverySizeAndKind(t *testing.T) {
 		for _, kind := range []string{"RSA", "RSA-HSM"} {
 			for _, bits := range []int{2048, 3072, 4096} {
 				name := fmt.Sprintf("%s-%d", kind, bits)
+				time.Sleep(10 * time.Second) // of the bubble: a vault makes so many keys in that time
 				r := w.newRelay(name, w.newKey("kv1", name, fmt.Sprintf(`{"kty":%q,"key_size":%d}`, kind, bits)))
 				documents[name] = r.document().ID
 			}
