@@ -151,7 +151,7 @@ func (r *rig) upload(entries ...string) (handle string) {
 func (r *rig) accept(handle, head string, rsn sequencer.Seq) (commit string) {
 	r.t.Helper()
 	op := r.log(summarizeOp(handle, head, rsn))
-	v, err := r.doc.Judge(r.t.Context(), head, op)
+	v, err := r.doc.Judge(r.t.Context(), []string{head}, op)
 	if err != nil {
 		r.t.Fatalf("judge: %v", err)
 	}

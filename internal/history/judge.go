@@ -35,15 +35,15 @@ type refusal string
 
 func (r refusal) Error() string { return string(r) }
 
-// Judge decides about a pending summarize op against the head before it, and on
-// acceptance stores the commit durably. It may be repeated after a crash: the same
-// op and head give the same commit id. An error means that it could not decide
-// (storage, keys): the op stays pending.
-func (d *Document) Judge(ctx context.Context, head string, op sequencer.SequencedOp) (Verdict, error) {
+// Judge decides about a pending summarize op against the versions that it may build
+// on (State.Versions), and on acceptance stores the commit durably. It may be repeated
+// after a crash: the same op and versions give the same commit id. An error means that
+// it could not decide (storage, keys): the op stays pending.
+func (d *Document) Judge(ctx context.Context, versions []string, op sequencer.SequencedOp) (Verdict, error) {
 	a := answer{Proposal: proposed{Seq: op.Seq}}
 	typ := sequencer.TypeSummaryAck
 	var refused refusal
-	commit, err := d.accept(ctx, head, op)
+	commit, err := d.accept(ctx, versions, op)
 	switch {
 	case errors.As(err, &refused):
 		typ, a.Message = sequencer.TypeSummaryNack, refused.Error()
@@ -65,21 +65,22 @@ func (d *Document) Judge(ctx context.Context, head string, op sequencer.Sequence
 
 // accept checks a proposal by the reference's rules, in its order, and commits it.
 // A refusal says why not.
-func (d *Document) accept(ctx context.Context, head string, op sequencer.SequencedOp) (commit string, err error) {
+func (d *Document) accept(ctx context.Context, versions []string, op sequencer.SequencedOp) (commit string, err error) {
 	var s summarize
 	if err := unmarshalTwice(op.Contents, &s); err != nil {
 		return "", refusal("The summarize op's contents are not a JSON string of {handle, head, message, parents}.")
 	}
-	// There are no service summaries here, so the head is the only valid parent,
-	// and of two racing proposals the first one wins.
-	if s.Head != head {
-		return "", refusal(fmt.Sprintf("Proposed parent summary %q does not match actual parent summary %q.", cut(s.Head), head))
+	// Clients may hold any version of the newest accepted state: service summaries change
+	// nothing in it. Of two racing proposals the first one wins.
+	newest := versions[len(versions)-1]
+	if !slices.Contains(versions, s.Head) {
+		return "", refusal(fmt.Sprintf("Proposed parent summary %q does not match actual parent summary %q.", cut(s.Head), newest))
 	}
-	parent, err := d.loadCommit(ctx, head)
+	parent, err := d.loadCommit(ctx, newest)
 	if err != nil {
 		return "", missing(err)
 	}
-	if parent.Flat && slices.ContainsFunc(s.Parents, func(id string) bool { return id != head }) {
+	if parent.Flat && slices.ContainsFunc(s.Parents, func(id string) bool { return !slices.Contains(versions, id) }) {
 		return "", refusal("One or more parent summaries are invalid.")
 	}
 	root, err := d.loadTree(ctx, parent.Tree)
@@ -107,7 +108,7 @@ func (d *Document) accept(ctx context.Context, head string, op sequencer.Sequenc
 	if err := d.replay(ctx, p, op.RSN); err != nil {
 		return "", err
 	}
-	next := version{Parents: []string{head}, Message: fmt.Sprintf("Summary @%d", op.RSN), Date: op.Timestamp, Flat: parent.Flat}
+	next := version{Parents: []string{newest}, Message: fmt.Sprintf("Summary @%d", op.RSN), Date: op.Timestamp, Flat: parent.Flat}
 	if parent.Flat && s.Message != "" {
 		next.Message = cut(s.Message) // the local dialect shows the client's own
 	}
@@ -151,20 +152,11 @@ func (d *Document) commit(ctx context.Context, next version, handle string, app 
 	if err != nil {
 		return "", err
 	}
-	// A prefix is enough: loaders fetch what comes after it.
-	ops, err := d.Ops(ctx, op.RSN, op.Seq+1, MaxLogTailOps, maxLogTailBytes)
+	tail, err := b.addLogTail(ctx, op.RSN, op.Seq, maxLogTailBytes)
 	if err != nil {
 		return "", err
 	}
-	tail, err := b.addBlob(ctx, ops)
-	if err != nil {
-		return "", err
-	}
-	tailTree, err := b.addTree(ctx, []entry{tail.as("logTail")})
-	if err != nil {
-		return "", err
-	}
-	root, err := b.addRoot(ctx, next.Flat, e, protocol.as(protocolName), tailTree.as(logTailName))
+	root, err := b.addRoot(ctx, next.Flat, e, protocol.as(protocolName), tail)
 	if err != nil {
 		return "", err
 	}
@@ -174,4 +166,19 @@ func (d *Document) commit(ctx context.Context, next version, handle string, app 
 		return "", err
 	}
 	return id, b.put(ctx)
+}
+
+// addLogTail adds the tree .logTail with the ops after from up to last. A prefix of
+// them is enough: loaders fetch what comes after it.
+func (b *batch) addLogTail(ctx context.Context, from, last sequencer.Seq, maxBytes int) (entry, error) {
+	ops, err := b.d.Ops(ctx, from, last+1, MaxLogTailOps, maxBytes)
+	if err != nil {
+		return entry{}, err
+	}
+	tail, err := b.addBlob(ctx, ops)
+	if err != nil {
+		return entry{}, err
+	}
+	e, err := b.addTree(ctx, []entry{tail.as("logTail")})
+	return e.as(logTailName), err
 }

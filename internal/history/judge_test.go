@@ -22,7 +22,7 @@ func TestJudgeAccepts(t *testing.T) {
 	r.log(edit(4), leave("b"), join("c"))
 	op := r.log(summarizeOp(r.upload(blob("x", "new")), first, 6))
 
-	v, err := r.doc.Judge(t.Context(), first, op)
+	v, err := r.doc.Judge(t.Context(), []string{first}, op)
 	if err != nil {
 		t.Fatalf("judge: %v", err)
 	}
@@ -75,10 +75,10 @@ func TestJudgeIsRepeatable(t *testing.T) {
 
 	r.st.takePuts()
 	r.st.fail = errors.New("disk full")
-	if _, err := r.doc.Judge(t.Context(), first, op); err == nil {
+	if _, err := r.doc.Judge(t.Context(), []string{first}, op); err == nil {
 		t.Fatal("the commit was not stored, yet the op was judged")
 	}
-	verdict, err := r.doc.Judge(t.Context(), first, op)
+	verdict, err := r.doc.Judge(t.Context(), []string{first}, op)
 	if err != nil {
 		t.Fatalf("judge again: %v", err)
 	}
@@ -87,7 +87,7 @@ func TestJudgeIsRepeatable(t *testing.T) {
 	}
 	// More was ordered meanwhile; the verdict was lost in a crash.
 	r.log(edit(1), join("b"))
-	again, err := r.doc.Judge(t.Context(), first, op)
+	again, err := r.doc.Judge(t.Context(), []string{first}, op)
 	if err != nil || string(again.Contents) != string(verdict.Contents) {
 		t.Errorf("judged again: %s, %v; want %s", again.Contents, err, verdict.Contents)
 	}
@@ -138,7 +138,7 @@ func TestJudgeRefuses(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			op := r.log(test.op)
 			r.st.takePuts()
-			v, err := r.doc.Judge(t.Context(), second, op)
+			v, err := r.doc.Judge(t.Context(), []string{second}, op)
 			if err != nil {
 				t.Fatalf("judge: %v", err)
 			}
@@ -161,7 +161,7 @@ func TestJudgeRefusesWhatGrowsOverALimit(t *testing.T) {
 	r := newRig(t)
 	first := r.create()
 	r.log(join("a"))
-	v, err := r.doc.Judge(t.Context(), first, r.log(summarizeOp(r.upload(nested(MaxDepth-1)), first, 1)))
+	v, err := r.doc.Judge(t.Context(), []string{first}, r.log(summarizeOp(r.upload(nested(MaxDepth-1)), first, 1)))
 	if err != nil || v.Type != sequencer.TypeSummaryNack || !strings.Contains(string(v.Contents), "deeper than 64") {
 		t.Errorf("verdict %s %s, %v; want a nack", v.Type, v.Contents, err)
 	}
@@ -173,7 +173,7 @@ func TestJudgeCannotDecideWithoutTheLog(t *testing.T) {
 	r.log(join("a"))
 	op := summarizeOp(r.upload(), first, 5)
 	op.Seq = 6 // of a log that ends at 1
-	if v, err := r.doc.Judge(t.Context(), first, op); err == nil {
+	if v, err := r.doc.Judge(t.Context(), []string{first}, op); err == nil {
 		t.Errorf("verdict %s %s, want an error", v.Type, v.Contents)
 	}
 }

@@ -31,6 +31,7 @@ const (
 	appName      = ".app"
 	protocolName = ".protocol"
 	logTailName  = ".logTail"
+	serviceName  = ".serviceProtocol"
 )
 
 // entry is one entry of a tree as it is stored: frozen, see docs/formats/history.md.

@@ -125,7 +125,18 @@ func (b *batch) addRoot(ctx context.Context, flat bool, app entry, service ...en
 	if err != nil {
 		return entry{}, err
 	}
+	for _, e := range t.Entries {
+		if isServiceName(e.Name) {
+			return entry{}, fmt.Errorf("%w: an entry named %q, which is the service's own", ErrBadSummary, e.Name)
+		}
+	}
 	return b.addTree(ctx, append(service, t.Entries...))
+}
+
+// isServiceName says whether the service keeps something of its own under this name in
+// the root of a version.
+func isServiceName(name string) bool {
+	return name == protocolName || name == logTailName || name == serviceName
 }
 
 // nextWrite is closed by the next write to this document.

@@ -55,7 +55,7 @@ func gitDir(path, id string) string {
 // refuse has a summary of the state at rsn judged, which must be refused.
 func (r *rig) refuse(op sequencer.SequencedOp, head, want string) {
 	r.t.Helper()
-	v, err := r.doc.Judge(r.t.Context(), head, r.log(op))
+	v, err := r.doc.Judge(r.t.Context(), []string{head}, r.log(op))
 	if err != nil || v.Type != sequencer.TypeSummaryNack || !strings.Contains(string(v.Contents), want) {
 		r.t.Errorf("judge: %s %s, %v; want a nack that says %q", v.Type, v.Contents, err, want)
 	}
@@ -119,11 +119,11 @@ func TestLayoutIsTheDocuments(t *testing.T) {
 		diff(t, "the app", r.download(head).appFiles(t), []string{"y: 2"})
 	})
 	t.Run("ServicesNames", func(t *testing.T) {
-		for _, name := range []string{protocolName, logTailName} {
+		for _, name := range []string{protocolName, logTailName, serviceName} {
 			r := newRig(t)
 			head := r.createFlat(blob("x", "1"))
 			r.log(join("a"))
-			r.refuse(summarizeOp(r.uploadTree(gitBlob(name, r.putBlob("forged"))), head, 1), head, fmt.Sprintf(`two entries named \"%s\"`, name))
+			r.refuse(summarizeOp(r.uploadTree(gitBlob(name, r.putBlob("forged"))), head, 1), head, fmt.Sprintf(`an entry named \"%s\"`, name))
 			if _, err := newRig(t).doc.Create(t.Context(), Initial{Summary: wholeTree(blob(protocolName, "forged")), AnyBinary: true, Flat: true}); !errors.Is(err, ErrBadSummary) {
 				t.Errorf("created with %s: %v, want ErrBadSummary", protocolName, err)
 			}

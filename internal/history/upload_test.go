@@ -283,7 +283,7 @@ func TestLostKeyIsNotNotFound(t *testing.T) {
 	if _, err := r.doc.UploadSummary(t.Context(), channel(handle("x", "blob", commit+"/.app/x"))); !errors.Is(err, store.ErrClosed) {
 		t.Errorf("upload: %v, want ErrClosed", err)
 	}
-	if v, err := r.doc.Judge(t.Context(), commit, op); !errors.Is(err, store.ErrClosed) {
+	if v, err := r.doc.Judge(t.Context(), []string{commit}, op); !errors.Is(err, store.ErrClosed) {
 		t.Errorf("judge: %s, %v, want ErrClosed", v.Contents, err)
 	}
 }

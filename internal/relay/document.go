@@ -89,7 +89,7 @@ type document struct {
 	sessions   []*session // in order of arrival
 	byClient   map[sequencer.ClientID]*session
 	audience   audience  // of sessions
-	commit     string    // of the newest accepted summary
+	commit     string    // the newest version
 	lastAccess time.Time // as its record says
 }
 
@@ -131,6 +131,12 @@ type (
 		seq     sequencer.Seq
 		verdict history.Verdict
 	}
+	// serviceCommand says which service summary was made for the noClient op seq; none
+	// if commit is empty.
+	serviceCommand struct {
+		seq    sequencer.Seq
+		commit string
+	}
 	// stopCommand ends the document after what came before it: leaves of all
 	// writers, checkpoint, sockets closed.
 	stopCommand struct{ cause error }
@@ -139,6 +145,7 @@ type (
 func (c joinCommand) size() int    { return opOverhead + len(c.s.detail) }
 func (leaveCommand) size() int     { return opOverhead }
 func (stopCommand) size() int      { return opOverhead }
+func (serviceCommand) size() int   { return opOverhead }
 func (c verdictCommand) size() int { return opOverhead + len(c.verdict.Contents) }
 
 func (c submitCommand) size() int {
@@ -162,7 +169,7 @@ func sequencedSize(op sequencer.SequencedOp) int {
 // store returns what the storage routes work on.
 func (d *document) store() *history.Document { return d.hist }
 
-// head returns the commit id of the newest accepted summary.
+// head returns the commit id of the newest version.
 func (d *document) head() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -356,6 +363,11 @@ func (d *document) handle(c command) {
 		v := c.verdict
 		d.m.judged(v)
 		d.emit(d.seq.Server(time.Now(), v.Type, v.Contents, v.Data))
+	case serviceCommand:
+		d.judging = false
+		d.state.Served(c.seq, c.commit)
+		d.unsaved = max(d.unsaved, checkpointOps) // only a checkpoint knows of it
+		d.publishVersion()
 	case stopCommand:
 		d.stop = c.cause
 	default:
@@ -523,47 +535,11 @@ func (d *document) commitRecord(ctx context.Context, r record) error {
 		d.state.Apply(op)
 	}
 	// Before its ack is seen: who has seen it and asks for the newest version gets it.
-	d.mu.Lock()
-	d.commit = d.state.Head
-	d.mu.Unlock()
+	d.publishVersion()
 	d.send(d.event(r))
 	d.unsaved += len(r.ops)
 	d.noteTail()
 	return nil
-}
-
-// judgeNext has the oldest undecided summary decided on, off this goroutine.
-func (d *document) judgeNext(ctx context.Context) {
-	if d.judging || len(d.state.Pending) == 0 {
-		return
-	}
-	d.judging = true
-	head, op := d.state.Head, d.state.Pending[0]
-	d.jobs.Go(func() {
-		if v, ok := d.judge(ctx, head, op); ok {
-			d.inbox.put(verdictCommand{op.Seq, v}, d.ended)
-		}
-	})
-}
-
-// judge tries until it is decided or the document ends.
-func (d *document) judge(ctx context.Context, head string, op sequencer.SequencedOp) (history.Verdict, bool) {
-	const longest = 30 * time.Second
-	for wait := time.Second; ; wait = min(2*wait, longest) {
-		v, err := d.hist.Judge(ctx, head, op)
-		if err == nil {
-			return v, true
-		}
-		if ctx.Err() != nil {
-			return history.Verdict{}, false
-		}
-		d.log.ErrorContext(ctx, "summary not decided, trying again", "seq", op.Seq, "err", err)
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return history.Verdict{}, false
-		}
-	}
 }
 
 // finish is the orderly end: the writers' leaves, a checkpoint, sockets closed.

@@ -252,7 +252,7 @@ func (s *Server) load(ctx context.Context, t Tenant, id string) (*document, erro
 		state:      got.state,
 		unsaved:    got.replayed,
 		byClient:   map[sequencer.ClientID]*session{},
-		commit:     got.state.Head,
+		commit:     got.state.Newest(),
 		lastAccess: r.LastAccess,
 	}
 	d.hist.SetTrimmed(got.retention.Trimmed)
