@@ -77,6 +77,32 @@ test("every summary stays listed with its date, and an old version shows the old
 	for (const container of [oldest, first, a.container, recovered.container, reader.container]) container.dispose();
 });
 
+test("when all have left the service adds a version, and clients load, view and summarise it", { timeout: 180_000 }, async () => {
+	const a = await createContainer(server);
+	a.container.initialObjects.map.set("k", "not summarized");
+	await saved(a.container);
+	const want = JSON.stringify(mapContent(a.container));
+	a.container.dispose();
+	const versions = await eventually("a version of the service's own", async () => {
+		const listed = await client(server).getContainerVersions(a.id, { maxCount: 50 });
+		return listed.length >= 2 && listed;
+	});
+	const before = (await acks(a.id)).length;
+	assert.equal(versions.length, before + 2, "the first version, what clients summarized, and the service's");
+	const viewed = (await client(server).viewContainerVersion(a.id, schema, versions[0], "2")).container;
+	assert.ok(viewed.initialObjects.map, "it can be viewed");
+	viewed.dispose();
+
+	// Its log tail and the deltas after it bring everything; the next summary builds on it.
+	const b = await loadContainer(server, a.id);
+	await eventually("the content", () => JSON.stringify(mapContent(b.container)) === want);
+	await summarise(b, 1);
+	const listed = (await client(server).getContainerVersions(a.id, { maxCount: 50 })).map(({ id }) => id);
+	const acked = (await acks(a.id)).slice(before).map(({ data }) => JSON.parse(data).handle).reverse();
+	assert.deepEqual(listed.slice(-acked.length - versions.length), [...acked, ...versions.map(({ id }) => id)]);
+	b.container.dispose();
+});
+
 test("a backend is told who created a container by a token that opens nothing", { timeout: 60_000 }, async () => {
 	const told = [];
 	const to = connection(server, { user: { id: "ada", name: "Ada" } });

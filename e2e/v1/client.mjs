@@ -13,16 +13,12 @@ export function sign(server, documentId, { user = { id: "tester", name: "Tester"
 	return jwt.sign({ tenantId: server.tenantId, documentId, scopes, user, ver: "1.0", iat, exp: iat + 3600, jti: randomUUID() }, key, { algorithm: "HS256" });
 }
 
-/** A new client; options are those of sign. */
+/** A new client; options are those of sign. A server in local mode has the tenant of local mode. */
 export function client(server, options) {
 	const token = async (_, documentId) => ({ jwt: sign(server, documentId ?? "", options) });
+	const connection = { endpoint: server.endpoint, tokenProvider: { fetchOrdererToken: token, fetchStorageToken: token } };
 	return new AzureClient({
-		connection: {
-			type: "remote",
-			endpoint: server.endpoint,
-			tenantId: server.tenantId,
-			tokenProvider: { fetchOrdererToken: token, fetchStorageToken: token },
-		},
+		connection: server.tenantId === "local" ? { type: "local", ...connection } : { type: "remote", tenantId: server.tenantId, ...connection },
 	});
 }
 

@@ -110,6 +110,27 @@ test("clients go on over a restart, and everything is there after all have left"
 	dispose(back);
 });
 
+test("when all have left the service adds a version, and clients load and summarise it", { timeout: 180_000 }, async () => {
+	const a = await createContainer(server);
+	a.map.set("k", "not summarized");
+	await saved(a);
+	const want = content(a);
+	dispose(a);
+	const versions = await eventually("a version of the service's own", async () => {
+		const listed = await client(server).getContainerVersions(a.id, { maxCount: 50 });
+		return listed.length === 2 && listed;
+	});
+	const b = await loadContainer(server, a.id);
+	await eventually("the content, its last edit from the log tail", () => content(b) === want);
+	const c = await loadContainer(server, a.id);
+	await editConcurrently(b, c, 70, "more");
+	await summaryAfter(a.id);
+	const [ack] = await acks(a.id);
+	const listed = await client(server).getContainerVersions(a.id, { maxCount: 50 });
+	assert.deepEqual(listed.slice(-3).map(({ id }) => id), [JSON.parse(ack.data).handle, ...versions.map(({ id }) => id)]);
+	dispose(b, c);
+});
+
 test("a wrong key and an unknown document are refused", { timeout: 60_000 }, async () => {
 	const a = await createContainer(server);
 	const load = (options, id = a.id) => client(server, options).getContainer(id, schema);
