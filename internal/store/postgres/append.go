@@ -16,7 +16,7 @@ const (
 	// flightsMost is how many batches are with the database at a time. While one is made
 	// durable the next collects; more than one, so that a batch which waits for
 	// a lock does not hold up every document.
-	flightsMost = 4
+	flightsMost = 2
 	// A batch is bounded, so that nobody waits for the bytes of very many others.
 	batchAppends = 512
 	batchBytes   = 4 << 20
@@ -125,7 +125,8 @@ func (q *appends) take() []*waiter {
 // commit makes a batch durable and tells everyone in it.
 func (e *Engine) commit(batch []*waiter) {
 	var moved map[envelope.DocumentHandle]bool
-	err := retry(context.Background(), notDone, func() error {
+	again := func(err error) bool { return notDone(err) && codeOf(err) != lockNotAvailable }
+	err := retry(context.Background(), again, func() error {
 		return e.once(context.Background(), func(ctx context.Context, c *pgx.Conn) (err error) {
 			moved, err = appendAll(ctx, c, batch)
 			return err
@@ -150,11 +151,11 @@ func (e *Engine) commit(batch []*waiter) {
 	}
 }
 
-// ofOneValue says that the server refused the batch for something in it: then the
-// others in it are tried without.
+// ofOneValue says that the server refused the batch for something in it, or for a document
+// that somebody holds: then the others in it are tried without.
 func ofOneValue(err error) bool {
 	code := codeOf(err)
-	return strings.HasPrefix(code, "22") || strings.HasPrefix(code, "23") // data, constraints
+	return code == lockNotAvailable || strings.HasPrefix(code, "22") || strings.HasPrefix(code, "23") // data, constraints
 }
 
 // appendStatement is the fence and the append. It moves the head of each document that is at the

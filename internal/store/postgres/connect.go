@@ -25,6 +25,9 @@ const (
 	// idleInTransaction ends a transaction whose node was paused in the middle of it: its
 	// locks must not hold up the node that takes over.
 	idleInTransaction = 10 * time.Second
+	// lockTimeout ends the wait for a row: an append that meets the deletion of a large
+	// document must not hold up the others in its batch for as long.
+	lockTimeout = 2 * time.Second
 )
 
 // poolConfig turns options into pgx's.
@@ -56,6 +59,7 @@ func poolConfig(o Options) (*pgxpool.Config, error) {
 	set("application_name", "tidelock")
 	set("statement_timeout", strconv.FormatInt(o.StatementTimeout.Milliseconds(), 10))
 	set("idle_in_transaction_session_timeout", strconv.FormatInt(idleInTransaction.Milliseconds(), 10))
+	set("lock_timeout", strconv.FormatInt(lockTimeout.Milliseconds(), 10))
 	cc.OnNotice = noteWarning
 	if o.PasswordFile != "" {
 		c.BeforeConnect = func(_ context.Context, cc *pgx.ConnConfig) error {

@@ -16,6 +16,7 @@ import (
 const (
 	serializationFailure = "40001"
 	deadlockDetected     = "40P01"
+	lockNotAvailable     = "55P03"
 	uniqueViolation      = "23505"
 	duplicateTable       = "42P07"
 	duplicateObject      = "42710"
@@ -38,7 +39,7 @@ func codeOf(err error) string {
 // again: it was never sent, or the server rolled it back for another's sake.
 func notDone(err error) bool {
 	switch codeOf(err) {
-	case serializationFailure, deadlockDetected, cannotConnectNow, tooManyConnections, readOnlyTransaction:
+	case serializationFailure, deadlockDetected, lockNotAvailable, cannotConnectNow, tooManyConnections, readOnlyTransaction:
 		return true
 	}
 	var connect *pgconn.ConnectError
