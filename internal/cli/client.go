@@ -128,7 +128,16 @@ func (c *Client) Do(ctx context.Context, method, path, apiVersion string, in, ou
 // send is Do for a whole URL, which must be one of the management plane: it is sent
 // a token.
 func (c *Client) send(ctx context.Context, method, target string, in, out any) error {
-	token, err := c.credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{"https://management.azure.com/.default"}})
+	return c.sendTo(ctx, "https://management.azure.com", method, target, in, out)
+}
+
+// graph is Do for the directory's own API.
+func (c *Client) graph(ctx context.Context, method, path string, in, out any) error {
+	return c.sendTo(ctx, "https://graph.microsoft.com", method, c.profile.ManagementURL+"/graph"+path, in, out)
+}
+
+func (c *Client) sendTo(ctx context.Context, audience, method, target string, in, out any) error {
+	token, err := c.credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{audience + "/.default"}})
 	if err != nil {
 		return c.explain(err)
 	}
