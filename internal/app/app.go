@@ -95,7 +95,7 @@ func openIn(ctx context.Context, c Config, in surroundings) (_ *App, err error) 
 	if err := a.openStore(ctx); err != nil {
 		return nil, err
 	}
-	if a.authority, err = loadAuthority(a.c.DataDir); err != nil {
+	if a.authority, err = loadAuthority(a.c.DataDir, localScope); err != nil {
 		return nil, err
 	}
 	if err := a.wire(ctx); err != nil {
@@ -130,7 +130,7 @@ func (a *App) wire(ctx context.Context) (err error) {
 	a.vault = vault.New(vault.Config{
 		Store: a.store, Service: a.service, Entra: a.entra, Suffix: a.vaultSuffix(), Login: a.ManagementURL(), Throttle: true, Log: a.c.Log,
 	})
-	hosts := keystore.Hosts{Suffixes: []string{"vault." + Domain}}
+	hosts := keystore.Hosts{Suffixes: []string{"vault." + Domain, publicVaults}}
 	a.custody = custody.New(custody.Config{
 		Store: a.store, Service: a.service, Hosts: hosts, Log: a.c.Log, Metrics: a.metrics,
 		KeyStore: a.keyStores().client,
@@ -139,7 +139,7 @@ func (a *App) wire(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	managementTLS, err := a.authority.tlsConfig()
+	managementTLS, err := a.authority.tlsConfig(&publicNames{dataDir: a.c.DataDir})
 	if err != nil {
 		return err
 	}

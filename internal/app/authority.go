@@ -18,13 +18,33 @@ import (
 	"time"
 )
 
-// authority is the local certificate authority: clients of the management plane
-// are told to trust its certificate. Its names are constrained to loopback and
-// to Domain, so that whoever trusts it trusts it for nothing else.
+// authority is a certificate authority of this installation: clients are told to
+// trust its certificate. Its names are constrained, so that whoever trusts it trusts
+// it for nothing else.
 type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	path string // of the certificate, PEM
+	scope authorityScope
+	cert  *x509.Certificate
+	key   *ecdsa.PrivateKey
+	path  string // of the certificate, PEM
+}
+
+// authorityScope is what an authority is for.
+type authorityScope struct {
+	file    string       // its files are {file}.crt and {file}.key
+	name    string       // of the certificate
+	domains []string     // it may speak for them and what is below them
+	ranges  []*net.IPNet // and for these addresses
+	// Of the certificates that it issues:
+	dnsNames  []string
+	addresses []net.IP
+}
+
+// localScope is that of the management listener's own names.
+var localScope = authorityScope{
+	file: "ca", name: "Tidelock local authority",
+	domains: []string{"localhost", Domain}, ranges: loopbackRanges(),
+	dnsNames:  []string{"localhost", Domain, "*." + Domain, "*.vault." + Domain},
+	addresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
 }
 
 const (
@@ -33,12 +53,12 @@ const (
 )
 
 // loadAuthority reads the authority of a data directory, or makes it.
-func loadAuthority(dataDir string) (*authority, error) {
-	certPath := filepath.Join(keysDir(dataDir), "ca.crt")
-	keyPath := filepath.Join(keysDir(dataDir), "ca.key")
+func loadAuthority(dataDir string, scope authorityScope) (*authority, error) {
+	certPath := filepath.Join(keysDir(dataDir), scope.file+".crt")
+	keyPath := filepath.Join(keysDir(dataDir), scope.file+".key")
 	pair, err := tls.LoadX509KeyPair(certPath, keyPath)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := makeAuthority(certPath, keyPath); err != nil {
+		if err := makeAuthority(certPath, keyPath, scope); err != nil {
 			return nil, fmt.Errorf("make the local certificate authority: %w", err)
 		}
 		pair, err = tls.LoadX509KeyPair(certPath, keyPath)
@@ -50,10 +70,10 @@ func loadAuthority(dataDir string) (*authority, error) {
 	if !ok {
 		return nil, fmt.Errorf("local certificate authority: %s is not an ECDSA key", keyPath)
 	}
-	return &authority{cert: pair.Leaf, key: key, path: certPath}, nil
+	return &authority{scope: scope, cert: pair.Leaf, key: key, path: certPath}, nil
 }
 
-func makeAuthority(certPath, keyPath string) error {
+func makeAuthority(certPath, keyPath string, scope authorityScope) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -64,7 +84,7 @@ func makeAuthority(certPath, keyPath string) error {
 	}
 	template := &x509.Certificate{
 		SerialNumber:                serial,
-		Subject:                     pkix.Name{CommonName: "Tidelock local authority"},
+		Subject:                     pkix.Name{CommonName: scope.name},
 		NotBefore:                   time.Now().Add(-time.Hour),
 		NotAfter:                    time.Now().Add(authorityLife),
 		IsCA:                        true,
@@ -72,8 +92,11 @@ func makeAuthority(certPath, keyPath string) error {
 		MaxPathLenZero:              true,
 		KeyUsage:                    x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		PermittedDNSDomainsCritical: true,
-		PermittedDNSDomains:         []string{"localhost", Domain},
-		PermittedIPRanges:           loopbackRanges(),
+		PermittedDNSDomains:         scope.domains,
+		PermittedIPRanges:           scope.ranges,
+	}
+	if len(scope.ranges) == 0 { // none permitted would mean all
+		template.ExcludedIPRanges = []*net.IPNet{{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, {IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -97,7 +120,7 @@ func loopbackRanges() []*net.IPNet {
 	}
 }
 
-// leaf issues the certificate of the management listener; it lives in memory only.
+// leaf issues a certificate of the management listener; it lives in memory only.
 func (a *authority) leaf() (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -114,8 +137,8 @@ func (a *authority) leaf() (tls.Certificate, error) {
 		NotAfter:     time.Now().Add(leafLife),
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames:     []string{"localhost", Domain, "*." + Domain, "*.vault." + Domain},
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+		DNSNames:     a.scope.dnsNames,
+		IPAddresses:  a.scope.addresses,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
 	if err != nil {
@@ -126,13 +149,20 @@ func (a *authority) leaf() (tls.Certificate, error) {
 
 // tlsConfig serves leaves, a new one when half of the last one's life is over, so
 // that a server may run for years.
-func (a *authority) tlsConfig() (*tls.Config, error) {
+func (a *authority) tlsConfig(public *publicNames) (*tls.Config, error) {
 	first, err := a.leaf()
 	if err != nil {
 		return nil, fmt.Errorf("certificate of the management listener: %w", err)
 	}
 	leaves := &leafCache{authority: a, current: first, renewAt: time.Now().Add(leafLife / 2)}
-	return &tls.Config{GetCertificate: leaves.get, MinVersion: tls.VersionTLS12}, nil
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		if public.has(hello.ServerName) {
+			if of := public.leaves(); of != nil {
+				return of.get(hello)
+			}
+		}
+		return leaves.get(hello)
+	}}, nil
 }
 
 func serialNumber() (*big.Int, error) {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// leafCache holds the present certificate of the management listener.
+// leafCache holds the present certificate of one authority for the management listener.
 type leafCache struct {
 	authority *authority
 

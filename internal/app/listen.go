@@ -27,6 +27,14 @@ func bind(ctx context.Context, addr, flag string) (net.Listener, error) {
 	return l, nil
 }
 
+// ListenOnLoopback is bind for an address that must be on loopback.
+func ListenOnLoopback(ctx context.Context, addr, flag string) (net.Listener, error) {
+	if !loopback(addr) {
+		return nil, fmt.Errorf("%s %s must be a loopback address such as 127.0.0.1:8444", flag, addr)
+	}
+	return bind(ctx, addr, flag)
+}
+
 // httpServer has the limits of a public face: headers are bounded in size and
 // time, bodies by each route.
 func httpServer(h http.Handler, t *tls.Config, log *slog.Logger) *http.Server {
@@ -44,7 +52,7 @@ func httpServer(h http.Handler, t *tls.Config, log *slog.Logger) *http.Server {
 // that says it, else by path. The public cloud's names are ours too for clients that
 // are led here under them (see 'tidelock proxy').
 type managementFaces struct {
-	vault, authority, metadata, manager, graph http.Handler
+	vault, authority, metadata, publicMetadata, manager, graph http.Handler
 }
 
 func (m managementFaces) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -64,10 +72,12 @@ func (m managementFaces) face(r *http.Request) http.Handler {
 		return m.authority
 	case host == publicGraph:
 		return m.graph
-	case segments[0] == "metadata":
-		return m.metadata
+	case host == publicManagement && segments[0] == "metadata":
+		return m.publicMetadata
 	case host == publicManagement:
 		return m.manager
+	case segments[0] == "metadata":
+		return m.metadata
 	case "/"+segments[0] == entra.GraphPath:
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			r = r.Clone(r.Context())

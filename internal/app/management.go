@@ -67,7 +67,12 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts) (http.Ha
 	return managementFaces{
 		vault: a.vault.Handler(), authority: a.entra.Handler(), manager: router, graph: directory,
 		metadata: resources.MetadataHandler(resources.Cloud{
-			Name: "Tidelock", ManagementURL: a.ManagementURL(), LoginURL: a.ManagementURL(), VaultSuffix: a.vaultSuffix(),
+			Name: "Tidelock", ManagementURL: a.ManagementURL(), LoginURL: a.ManagementURL(), GraphURL: a.ManagementURL() + entra.GraphPath, ADFS: true,
+			VaultSuffix: a.vaultSuffix(),
+		}),
+		publicMetadata: resources.MetadataHandler(resources.Cloud{
+			Name: "AzureCloud", ManagementURL: "https://" + publicManagement, LoginURL: "https://" + publicLogin, GraphURL: "https://" + publicGraph,
+			VaultSuffix: publicVaults, HSMSuffix: publicHSMs,
 		}),
 	}, nil
 }

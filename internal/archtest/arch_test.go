@@ -32,9 +32,10 @@ var mayImport = map[string][]string{
 	"provider":  {"arm", "custody", "entra", "envelope", "keystore", "row", "store", "vault"},
 	"bench":     {"rawjson"},
 	"cli":       {"bench"},
+	"proxy":     {},
 	"archtest":  {},
 	"app":       {"*"},
-	"cmd":       {"app", "cli"},
+	"cmd":       {"app", "cli", "proxy"},
 }
 
 // standardLibraryOnly lists packages whose code (tests aside) imports nothing else.

@@ -74,7 +74,7 @@ type verifyResult struct {
 
 // keyID is a key's identifier; without a version that of the key.
 func (s *Service) keyID(v Vault, name, version string) string {
-	id := s.URI(v.Name) + "keys/" + name
+	id := s.uri(v) + "keys/" + name
 	if version != "" {
 		id += "/" + version
 	}
@@ -118,7 +118,7 @@ func (s *Service) deletedBundle(v Vault, k keyRow) *deletedBundle {
 		return nil
 	}
 	return &deletedBundle{
-		RecoveryID: s.URI(v.Name) + "deletedkeys/" + strings.ToLower(k.Name),
+		RecoveryID: s.uri(v) + "deletedkeys/" + strings.ToLower(k.Name),
 		Deleted:    k.Deleted.At.Unix(),
 		Purge:      k.Deleted.Purge.Unix(),
 	}

@@ -137,8 +137,7 @@ func (s *Service) serve(w http.ResponseWriter, c *call) (any, error) {
 		if !errors.As(err, &refused) {
 			return nil, err
 		}
-		// Clients split this header at blanks and equal signs: the form is exact.
-		c.challenge = `Bearer authorization="` + s.login + "/" + string(c.vault.Directory) + `", resource="https://` + s.suffix + `"`
+		c.challenge = s.challenge(c.vault)
 		return nil, &apiError{status: http.StatusUnauthorized, code: "Unauthorized", message: refused.Message}
 	}
 	if err := c.vault.admit(c.r, c.caller); err != nil {

@@ -34,7 +34,7 @@ func (s *Service) nextLink(c *call, path string, size int, token string) *string
 		"maxresults":  {strconv.Itoa(size)},
 		"$skiptoken":  {token},
 	}
-	link := s.URI(c.vault.Name) + path + "?" + query.Encode()
+	link := s.uri(c.vault) + path + "?" + query.Encode()
 	return &link
 }
 

@@ -100,6 +100,8 @@ type Vault struct {
 	PurgeProtection     bool      `json:"purgeProtection"`
 	Deleted             time.Time `json:"deleted"` // zero unless soft-deleted
 	PurgeBegun          bool      `json:"purgeBegun,omitempty"`
+
+	suffix string // under which the client reached it; empty: ours
 }
 
 // ref names a vault's rows.
@@ -120,9 +122,42 @@ const defaultRetentionDays = 90
 // vaultName is 3 to 24 letters, digits and single hyphens, a letter first.
 var vaultName = regexp.MustCompile(`^[a-z](-?[a-z0-9]){2,23}$`)
 
-// URI is the vault's address, ending in a slash.
-func (s *Service) URI(name string) string {
-	return "https://" + strings.ToLower(name) + "." + s.suffix + "/"
+// The public cloud's names. A client that a proxy leads here knows a vault under
+// publicSuffix, and is answered in the names that it knows.
+const (
+	publicSuffix     = "vault.azure.net"
+	publicManagement = "management.azure.com"
+	publicLogin      = "https://login.microsoftonline.com"
+)
+
+// URI is the vault's address, ending in a slash, for a client that reached the
+// management plane under the name asked; any but the public cloud's, the empty one
+// too, is ours.
+func (s *Service) URI(name, asked string) string {
+	v := Vault{Name: name}
+	if strings.EqualFold(withoutPort(asked), publicManagement) {
+		v.suffix = publicSuffix
+	}
+	return s.uri(v)
+}
+
+// uri is the vault's address in the names that its client knows.
+func (s *Service) uri(v Vault) string {
+	suffix := s.suffix
+	if v.suffix != "" {
+		suffix = v.suffix
+	}
+	return "https://" + strings.ToLower(v.Name) + "." + suffix + "/"
+}
+
+// challenge says where to get a token, in the names that the client knows. Clients
+// split this header at blanks and equal signs: the form is exact.
+func (s *Service) challenge(v Vault) string {
+	login, suffix := s.login, s.suffix
+	if v.suffix != "" {
+		login, suffix = publicLogin, v.suffix
+	}
+	return `Bearer authorization="` + login + "/" + string(v.Directory) + `", resource="https://` + suffix + `"`
 }
 
 // Get finds a vault by name; a deleted one too. store.ErrNotFound.
@@ -172,7 +207,7 @@ func (s *Service) Put(ctx context.Context, v Vault, also ...store.RowWrite) erro
 	}
 	writes := append([]store.RowWrite{write}, also...)
 	if s.events != nil && revision > 0 && !reflect.DeepEqual(before.Policies, v.Policies) {
-		more, err := s.events.Queue(ctx, Event{Type: EventPolicyChanged, Time: time.Now().UTC(), Vault: v, ID: s.URI(v.Name)})
+		more, err := s.events.Queue(ctx, Event{Type: EventPolicyChanged, Time: time.Now().UTC(), Vault: v, ID: s.uri(v)})
 		if err != nil {
 			return fmt.Errorf("put vault %s: %w", v.Name, err)
 		}
@@ -311,7 +346,13 @@ func (v Vault) recoveryLevel() string {
 // vaultOfHost finds the vault whose data plane a Host header names, the port
 // aside; store.ErrNotFound for a deleted one too, whose name does not resolve.
 func (s *Service) vaultOfHost(ctx context.Context, host string) (Vault, error) {
-	name, ok := strings.CutSuffix(strings.ToLower(withoutPort(host)), "."+s.domain)
+	host = strings.ToLower(withoutPort(host))
+	reached := ""
+	name, ok := strings.CutSuffix(host, "."+s.domain)
+	if !ok {
+		name, ok = strings.CutSuffix(host, "."+publicSuffix)
+		reached = publicSuffix
+	}
 	if !ok || len(name) > 24 || !vaultName.MatchString(name) {
 		return Vault{}, fmt.Errorf("host %q: %w", host, store.ErrNotFound)
 	}
@@ -319,6 +360,7 @@ func (s *Service) vaultOfHost(ctx context.Context, host string) (Vault, error) {
 	if err == nil && !v.Deleted.IsZero() {
 		return Vault{}, fmt.Errorf("vault %s is deleted: %w", name, store.ErrNotFound)
 	}
+	v.suffix = reached
 	return v, err
 }
 

@@ -25,7 +25,7 @@ type wire struct {
 	Properties properties          `json:"properties"`
 }
 
-func (p *Provider) wire(r resource) wire {
+func (p *Provider) wire(asked *arm.Request, r resource) wire {
 	w := wire{ID: r.ID, Name: r.Name, Type: Type, Location: r.Location, Tags: r.Tags, SystemData: &r.SystemData, Properties: r.Properties}
 	if w.Tags == nil {
 		w.Tags = map[string]string{}
@@ -37,7 +37,7 @@ func (p *Provider) wire(r resource) wire {
 		off := false
 		w.Properties.RBAC = &off
 	}
-	w.Properties.VaultURI, w.Properties.ProvisioningState = p.c.Vaults.URI(r.Name), "Succeeded"
+	w.Properties.VaultURI, w.Properties.ProvisioningState = p.c.Vaults.URI(r.Name, asked.HTTP.Host), "Succeeded"
 	return w
 }
 
@@ -62,7 +62,7 @@ func (p *Provider) get(ctx context.Context, r *arm.Request) (*arm.Response, erro
 	if err != nil {
 		return nil, err
 	}
-	return &arm.Response{Body: p.wire(row.Value)}, nil
+	return &arm.Response{Body: p.wire(r, row.Value)}, nil
 }
 
 func (p *Provider) list(ctx context.Context, r *arm.Request) (*arm.Response, error) {
@@ -72,7 +72,7 @@ func (p *Provider) list(ctx context.Context, r *arm.Request) (*arm.Response, err
 	}
 	views := make([]wire, len(some))
 	for n, each := range some {
-		views[n] = p.wire(each)
+		views[n] = p.wire(r, each)
 	}
 	return arm.Page(r, views, func(w wire) string { return strings.ToLower(w.ID) })
 }
@@ -206,7 +206,7 @@ func (p *Provider) store(ctx context.Context, r *arm.Request, next resource, bef
 	if err := p.c.Vaults.Put(ctx, next.vault(d), write); err != nil {
 		return nil, tracked.Conflict(id, p.purging(next.Name, err))
 	}
-	return &arm.Response{Body: p.wire(next)}, nil
+	return &arm.Response{Body: p.wire(r, next)}, nil
 }
 
 func (p *Provider) delete(ctx context.Context, r *arm.Request) (*arm.Response, error) {
@@ -273,7 +273,7 @@ func (p *Provider) recover(ctx context.Context, r *arm.Request, location string)
 	if err := p.c.Vaults.Put(ctx, back.vault(d), write, gone); err != nil {
 		return nil, tracked.Conflict(id, p.purging(back.Name, err))
 	}
-	return &arm.Response{Body: p.wire(back)}, nil
+	return &arm.Response{Body: p.wire(r, back)}, nil
 }
 
 type availability struct {

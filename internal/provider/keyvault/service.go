@@ -18,7 +18,7 @@ import (
 
 // Vaults is what this provider needs of package vault.
 type Vaults interface {
-	URI(name string) string
+	URI(name, asked string) string
 	// Get finds a deleted vault too; store.ErrNotFound.
 	Get(ctx context.Context, name string) (vault.Vault, error)
 	Put(ctx context.Context, v vault.Vault, also ...store.RowWrite) error

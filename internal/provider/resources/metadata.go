@@ -14,7 +14,12 @@ type Cloud struct {
 	Name          string // "Tidelock"
 	ManagementURL string // of the resource manager, without slash at the end
 	LoginURL      string // of the authority, without slash and directory at the end
-	VaultSuffix   string // DNS suffix of vaults, with the port if there is one
+	GraphURL      string // of the directory's own API, without slash at the end
+	// ADFS makes older clients log in at LoginURL/adfs: they ask the public cloud about
+	// any other login URL that is not its own.
+	ADFS        bool
+	VaultSuffix string // DNS suffix of vaults, with the port if there is one
+	HSMSuffix   string // that of managed HSMs; empty: there are none
 }
 
 type authentication struct {
@@ -49,7 +54,6 @@ type endpoints struct {
 var metadataVersion = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}$`)
 
 // MetadataHandler serves GET /metadata/endpoints, for which nobody needs a token.
-// There is no Graph here: its URLs are the resource manager's, which answers 404.
 func MetadataHandler(c Cloud) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := c.check(r); err != nil {
@@ -84,27 +88,33 @@ func (c Cloud) check(r *http.Request) *arm.Error {
 	return nil
 }
 
-// metadata is the cloud in the shape of an api-version. The older two name the
-// login endpoint with /adfs: their clients ask login.microsoftonline.com about any other.
-// Those of the newest append a directory to it.
+// metadata is the cloud in the shape of an api-version. Clients of the newest one
+// append a directory to the login endpoint, so /adfs is in the older two alone.
 func (c Cloud) metadata(version string) any {
+	login := c.LoginURL
+	if c.ADFS {
+		login += "/adfs"
+	}
 	audiences := []string{c.ManagementURL, c.ManagementURL + "/"}
 	if version < "2018-01-01" {
 		return endpoints2015{
-			Gallery: c.ManagementURL + "/", Graph: c.ManagementURL + "/graph/", Portal: c.ManagementURL + "/",
-			Authentication: authentication{Login: c.LoginURL + "/adfs", Audiences: audiences},
+			Gallery: c.ManagementURL + "/", Graph: c.GraphURL + "/", Portal: c.ManagementURL + "/",
+			Authentication: authentication{Login: login, Audiences: audiences},
 		}
 	}
 	e := endpoints{
 		Name: c.Name, Portal: c.ManagementURL,
 		Authentication:  authentication{Login: c.LoginURL, Audiences: audiences, Tenant: "common", Provider: "AAD"},
 		ResourceManager: c.ManagementURL + "/",
-		Graph:           c.ManagementURL + "/graph/", GraphAudience: c.ManagementURL + "/graph/", MicrosoftGraph: c.ManagementURL + "/graph/",
+		Graph:           c.GraphURL + "/", GraphAudience: c.GraphURL + "/", MicrosoftGraph: c.GraphURL + "/",
 		Gallery:  c.ManagementURL + "/",
 		Suffixes: map[string]string{"keyVaultDns": c.VaultSuffix},
 	}
+	if c.HSMSuffix != "" {
+		e.Suffixes["mhsmDns"] = c.HSMSuffix
+	}
 	if version < "2022-09-01" {
-		e.Authentication.Login += "/adfs"
+		e.Authentication.Login = login
 		return []endpoints{e}
 	}
 	return e
