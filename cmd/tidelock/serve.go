@@ -101,6 +101,7 @@ func (f *serveFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.config.RelayCert, "relay-cert", "", "PEM certificate: the relay then speaks TLS")
 	c.Flags().StringVar(&f.config.RelayKey, "relay-key", "", "PEM private key of --relay-cert")
 	f.registerStore(c)
+	c.Flags().StringArrayVar(&f.config.PrivateIssuers, "private-issuer", nil, "https URL of an OpenID provider in this network whose tokens may be trusted (may be repeated)")
 	f.registerLimits(c)
 	c.Flags().BoolVar(&f.config.Local, "local", false, "local mode: also serve tenant \"local\" without checking tokens, for development; on loopback only")
 	f.level = slog.LevelWarn

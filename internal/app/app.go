@@ -115,8 +115,13 @@ func (a *App) wire(ctx context.Context) (err error) {
 	if err != nil && !isNew {
 		return fmt.Errorf("open the data in %s: %w", a.c.where(), err)
 	}
+	issuers, err := entra.NewIssuerClient(entra.IssuerNetwork{Private: a.c.PrivateIssuers})
+	if err != nil {
+		return err
+	}
 	a.entra, err = entra.Open(ctx, entra.Config{
-		Store: a.store, Service: a.service, Login: a.ManagementURL(), Audiences: []string{a.ManagementURL()},
+		Issuers: issuers,
+		Store:   a.store, Service: a.service, Login: a.ManagementURL(), Audiences: []string{a.ManagementURL()},
 		VaultSuffix: a.vaultSuffix(), Log: a.c.Log,
 	})
 	if err != nil {

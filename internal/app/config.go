@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/relay"
 )
 
@@ -29,9 +30,12 @@ type Config struct {
 	RelayCert, RelayKey string
 	// Local serves the tenants of local mode too, whose tokens are taken at their
 	// word: refused unless the relay listener is on loopback.
-	Local  bool
-	Log    *slog.Logger
-	Limits Limits // of the relay; the zero value has the defaults
+	Local bool
+	// PrivateIssuers are OpenID providers, as URLs, that may be at an address that is not
+	// public. Others, named in federated credentials, are asked at public ones only.
+	PrivateIssuers []string
+	Log            *slog.Logger
+	Limits         Limits // of the relay; the zero value has the defaults
 }
 
 // Limits are those of the relay, under one name with their flags.
@@ -87,6 +91,9 @@ func (c Config) check() error {
 	}
 	if err := c.Store.check(); err != nil {
 		return err
+	}
+	if _, err := entra.NewIssuerClient(entra.IssuerNetwork{Private: c.PrivateIssuers}); err != nil {
+		return fmt.Errorf("--private-issuer: %w", err)
 	}
 	if (c.RelayCert == "") != (c.RelayKey == "") {
 		return errors.New("--relay-cert and --relay-key belong together: give both or neither")
