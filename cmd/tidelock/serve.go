@@ -125,6 +125,7 @@ func (f *serveFlags) registerLimits(c *cobra.Command) {
 	c.Flags().DurationVar(&l.OpRetention, "op-retention", d.OpRetention, "how long to keep ops below the last summary, at least 1m; 0: for ever")
 	c.Flags().Int64Var(&l.UploadBytes, "max-upload-bytes", d.UploadBytes, "largest summary upload or attachment, by its contents")
 	c.Flags().Int64Var(&l.DocumentBytes, "max-document-bytes", d.DocumentBytes, "largest document, by the contents of its summary")
+	c.Flags().Int64Var(&l.UploadsBytes, "max-uploads-bytes", 0, "request bodies of all uploads under way, half of it for one tenant; 0: 256 MiB, or twice the largest upload")
 	c.Flags().IntVar(&l.ClientOps, "client-ops-per-second", d.ClientOps, "ops of one client")
 	c.Flags().IntVar(&l.ClientSignals, "client-signals-per-second", d.ClientSignals, "signals of one client")
 	c.Flags().IntVar(&l.TenantConnects, "tenant-connects-per-second", d.TenantConnects, "connections of one tenant; 0: no limit")

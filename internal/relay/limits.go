@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
 	"github.com/tidelock/tidelock/internal/history"
@@ -22,6 +23,7 @@ type Limits struct {
 	ClientsPerDocument int   // sessions of one document; 100 000
 	UploadBytes        int64 // contents of one summary upload or attachment blob; 28 MiB
 	DocumentBytes      int64 // all blobs of a summary; 95 MiB
+	UploadsBytes       int64 // request bodies of all uploads under way; 256 MiB, at least two of the largest
 
 	// OpRetention is how long ops are kept that no summary in use needs; 0: for ever.
 	OpRetention time.Duration
@@ -44,6 +46,7 @@ func (l Limits) withDefaults() Limits {
 	l.ClientsPerDocument = cmp.Or(l.ClientsPerDocument, 100_000)
 	l.UploadBytes = cmp.Or(l.UploadBytes, history.MaxUploadBytes)
 	l.DocumentBytes = cmp.Or(l.DocumentBytes, history.MaxDocumentBytes)
+	l.UploadsBytes = cmp.Or(l.UploadsBytes, max(256<<20, 2*l.uploadBody()))
 	// Far above what a browser does, and what the benchmark's closed loop can.
 	l.ClientOps = cmp.Or(l.ClientOps, 20_000)
 	// Eight values that follow the pointer at 60 Hz. Everyone gets each signal.
@@ -56,6 +59,7 @@ func (l Limits) withDefaults() Limits {
 const (
 	mostUploadBytes   = 512 << 20
 	mostDocumentBytes = 4 << 30
+	mostUploadsBytes  = 1 << 40
 )
 
 // leastOpRetention is the shortest time to keep ops that is taken: clients load for
@@ -72,6 +76,7 @@ func (l Limits) Check() error {
 		{"--max-clients-per-document", int64(l.ClientsPerDocument), 1_000_000},
 		{"--max-upload-bytes", l.UploadBytes, mostUploadBytes},
 		{"--max-document-bytes", l.DocumentBytes, mostDocumentBytes},
+		{"--max-uploads-bytes", l.UploadsBytes, mostUploadsBytes},
 		{"--client-ops-per-second", int64(l.ClientOps), math.MaxInt32 / burstSeconds},
 		{"--client-signals-per-second", int64(l.ClientSignals), math.MaxInt32 / burstSeconds},
 		{"--tenant-connects-per-second", int64(l.TenantConnects), math.MaxInt32 / burstSeconds},
@@ -82,6 +87,9 @@ func (l Limits) Check() error {
 		if n.value < 0 || n.value > n.most {
 			return fmt.Errorf("%s %d must be between 0 and %d", n.flag, n.value, n.most)
 		}
+	}
+	if least := 2 * l.uploadBody(); l.UploadsBytes < least {
+		return fmt.Errorf("--max-uploads-bytes %d is less than %d: half of it, what one tenant may take, must hold an upload of --max-upload-bytes", l.UploadsBytes, least)
 	}
 	if l.OpRetention != 0 && l.OpRetention < leastOpRetention {
 		return fmt.Errorf("--op-retention %v must be 0, to keep ops for ever, or at least %v", l.OpRetention, leastOpRetention)
@@ -161,6 +169,7 @@ func takeAll(n int, buckets ...*bucket) (wait time.Duration) {
 // usage is what the clients of one tenant share.
 type usage struct {
 	connects, ops, signals, requests *bucket
+	uploads                          *semaphore.Weighted // bytes, half of what all tenants may have
 }
 
 // tenantUsage has the usage of every tenant that was ever asked for by its own
@@ -186,6 +195,7 @@ func (t *tenantUsage) of(tenantID string) *usage {
 			ops:      newBucket(t.limits.TenantOps),
 			signals:  newBucket(t.limits.TenantSignals),
 			requests: newBucket(t.limits.TenantRequests),
+			uploads:  semaphore.NewWeighted(t.limits.UploadsBytes / 2),
 		}
 		t.tenants[tenantID] = u
 	}

@@ -2,6 +2,8 @@ package relay
 
 import (
 	"encoding/json"
+	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -59,6 +61,62 @@ func TestOpsOverTheRate(t *testing.T) {
 		b.awaitMine(6)
 		if got, want := strings.Join(contentsOf(t, r.log(id)), ""), strings.Repeat("x", 15)+strings.Repeat("y", 6); got != want {
 			t.Errorf("log has %s, want %s", got, want)
+		}
+	})
+}
+
+// Connecting again gives nobody more than staying connected.
+func TestRatesSurviveAReconnect(t *testing.T) {
+	limitedBubble(t, Limits{ClientOps: 10, ClientSignals: 10}, func(t *testing.T, r *rig) {
+		id, other := r.create(), r.create()
+		sent := 0
+		started := time.Now()
+		for range 50 { // as fast as it can, in whatever document of the tenant
+			for _, doc := range []string{id, other} {
+				c := r.join(doc)
+				c.submit(strings.Split(strings.Repeat("x", 10), "")...)
+				synctest.Wait()
+				sent += len(contentsOf(t, c.drain()))
+				c.close()
+				synctest.Wait()
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if most := 20 + 10*int(time.Since(started)/time.Second+1); sent > most || sent < most/2 {
+			t.Errorf("%d ops came through, want at most %d and about as many", sent, most)
+		}
+
+		// Signals, too; and who is somebody else, or there at the same time, has his own.
+		flood := func(c *client) (nacked bool) {
+			c.emit("submitSignal", c.id, many(20, map[string]any{"content": "s"}))
+			synctest.Wait()
+			for _, e := range c.all() {
+				nacked = nacked || e.name == "nack"
+			}
+			return nacked
+		}
+		as := func(user string) *client {
+			c := r.dial()
+			c.connect(connectBody(id, r.token(id, func(m jwt.MapClaims) { m["user"] = map[string]any{"id": user} }), "read"))
+			return c
+		}
+		a, again := as("a"), as("a")
+		if flood(a) || flood(again) {
+			t.Error("two clients of one user share what one may send")
+		}
+		a.close()
+		synctest.Wait()
+		back, b := as("a"), as("b")
+		if !flood(back) {
+			t.Error("a client that came back was given a full bucket")
+		}
+		if flood(b) {
+			t.Error("another user had to pay for it")
+		}
+		back.close()
+		time.Sleep(burstSeconds * time.Second)
+		if n := len(r.server.spent.of); n != 0 {
+			t.Errorf("%d users are remembered whose buckets are full again", n)
 		}
 	})
 }
@@ -279,6 +337,63 @@ func TestUploadsOverTheLimits(t *testing.T) {
 		packed := wrap("POST", "/repos/t1/git/blobs", authorization("/repos/", r.token(id)), "\x1f\x8b\x08")
 		packed.Header.Set("Content-Encoding", "gzip")
 		r.do(packed).want(t, 400, "Failed to parse json body")
+	})
+}
+
+// The bodies of all uploads together are bounded before any of them is read; half is for
+// others than the tenant that sends much.
+func TestUploadsAtOnce(t *testing.T) {
+	limitedBubble(t, Limits{UploadBytes: 200_000, UploadsBytes: 4 << 20}, func(t *testing.T, r *rig) {
+		id := r.create()
+		authorized := authorization("/repos/", r.token(id))["Authorization"]
+		// Bodies of 1 MB each are announced and not sent.
+		var stuck []net.Conn
+		begin := func() net.Conn {
+			conn, err := r.pipes.dial(t.Context(), "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(conn, "POST /repos/t1/git/blobs HTTP/1.1\r\nHost: x\r\nAuthorization: %s\r\nContent-Length: 1000000\r\n\r\n{", authorized)
+			return conn
+		}
+		for range 2 {
+			stuck = append(stuck, begin())
+		}
+		synctest.Wait()
+		started := time.Now()
+		body := `{"content":"` + strings.Repeat("x", 100_000) + `","encoding":"utf-8"}`
+		a := r.call("POST", "/repos/t1/git/blobs", r.token(id), body)
+		var throttledAnswer struct{ Code, RetryAfter int }
+		a.decode(t, 429, &throttledAnswer)
+		if throttledAnswer.RetryAfter != 5 || time.Since(started) != uploadPatience {
+			t.Errorf("answered %s after %v", a.body, time.Since(started))
+		}
+		// Small ones find room, reads need none.
+		if a := r.call("POST", "/repos/t1/git/blobs", r.token(id), `{"content":"x","encoding":"utf-8"}`); a.status != 201 {
+			t.Errorf("a small upload: %d %s", a.status, a.body)
+		}
+		if a := r.call("GET", "/repos/t1/git/summaries/latest", r.token(id), ""); a.status != 200 {
+			t.Errorf("a read: %d %s", a.status, a.body)
+		}
+		if !r.server.uploads.TryAcquire(2 << 20) {
+			t.Error("nothing is left for other tenants")
+		} else {
+			r.server.uploads.Release(2 << 20)
+		}
+		// One that ends makes room for one that waits.
+		go func() {
+			time.Sleep(time.Second)
+			stuck[0].Close()
+		}()
+		started = time.Now()
+		if a := r.call("POST", "/repos/t1/git/blobs", r.token(id), body); a.status != 201 || time.Since(started) != time.Second {
+			t.Errorf("an upload that waited: %d %s after %v", a.status, a.body, time.Since(started))
+		}
+		stuck[1].Close()
+		time.Sleep(time.Second) // net/http lingers on connections that it closes
+		if u := r.server.usage.of(testTenant); !u.uploads.TryAcquire(2<<20) || !r.server.uploads.TryAcquire(4<<20) {
+			t.Error("room was not given back")
+		}
 	})
 }
 

@@ -93,12 +93,17 @@ func unwrapRestLess(r *http.Request) error {
 		r.Header[name] = texts
 	}
 	r.Method = method
+	r.Body = unwrappedBody{body, r.Body, r.ContentLength}
 	r.ContentLength = -1
-	r.Body = struct {
-		io.Reader
-		io.Closer
-	}{body, r.Body}
 	return nil
+}
+
+// unwrappedBody is the body of the call that a form wraps; sent is the form's length,
+// -1 if it was not announced.
+type unwrappedBody struct {
+	io.Reader
+	io.Closer
+	sent int64
 }
 
 // readUntil reads a URL-encoded piece up to one of the bytes in ends, which it

@@ -228,11 +228,10 @@ func (s *Server) serveREST(row *route, w *answer, r *http.Request) {
 	}
 	if err == nil {
 		w.tenantID, w.documentID = c.tenant.ID, c.claims.DocumentID
-		limit := row.body
-		if limit == largeBody {
-			limit = s.c.Limits.uploadBody()
+		var done func()
+		if done, err = s.readCall(row, c); err == nil {
+			defer done()
 		}
-		c.body, err = readBody(c.r, limit)
 	}
 	if err == nil && (!row.opens() || !s.answeredElsewhere(c)) {
 		err = row.handle(s, c)
@@ -243,6 +242,29 @@ func (s *Server) serveREST(row *route, w *answer, r *http.Request) {
 		_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, s.c.Limits.uploadBody()))
 		s.answerError(w, c.r, err)
 	}
+}
+
+// readCall reads the body of a call. A large one takes its place among the uploads
+// until done is called.
+func (s *Server) readCall(row *route, c *call) (done func(), err error) {
+	if row.body != largeBody {
+		c.body, err = readBody(c.r, row.body)
+		return func() {}, err
+	}
+	limit := s.c.Limits.uploadBody()
+	if c.r.ContentLength > limit { // before it waits
+		return nil, &http.MaxBytesError{Limit: limit}
+	}
+	held, err := s.takeUpload(c.r.Context(), s.usage.of(c.tenant.ID), bodyBound(c.r, limit))
+	if err != nil {
+		return nil, err
+	}
+	if c.body, err = readBody(c.r, limit); err != nil {
+		held.release()
+		return nil, err
+	}
+	held.shrink(int64(len(c.body)))
+	return held.release, nil
 }
 
 // readBody reads a body of at most limit bytes.

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/tidelock/tidelock/internal/cluster"
 	"github.com/tidelock/tidelock/internal/custody"
@@ -60,6 +61,8 @@ type Server struct {
 	m       *metrics
 	handler http.Handler
 	usage   *tenantUsage
+	uploads *semaphore.Weighted // bytes
+	spent   spentAllowances
 
 	// base outlives every request: documents and their loads run under it, for
 	// whoever asked first may go away while others wait.
@@ -90,6 +93,7 @@ func New(c Config) *Server {
 		m:         newMetrics(c.Metrics),
 		documents: map[documentKey]*entry{},
 		usage:     newTenantUsage(c.Limits),
+		uploads:   semaphore.NewWeighted(c.Limits.UploadsBytes),
 	}
 	s.base, s.cancel = context.WithCancel(context.Background())
 	s.forwarding, s.endForwarding = context.WithCancel(s.base)

@@ -21,7 +21,7 @@ type session struct {
 	id         sequencer.ClientID
 	sock       *socketio.Socket
 	doc        *document
-	release    func()      // gives doc back
+	release    func()      // gives doc and allowance back
 	expiry     *time.Timer // cuts the socket when the token is over; nil in local mode
 	jti        string      // of the token, for its revocation
 	writer     bool        // connected for writing
@@ -32,8 +32,8 @@ type session struct {
 	member     []byte      // {clientId, client}, JSON
 	success    successMessage
 
-	tenant       *usage
-	ops, signals *bucket // its own rates
+	tenant    *usage
+	allowance *allowance // its own rates
 }
 
 // clientDetail is IClient of the Fluid protocol definitions. All of it but Details

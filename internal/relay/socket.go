@@ -177,11 +177,16 @@ func (c *connection) join(ctx context.Context, m connectMessage, version string)
 		return nil, err
 	}
 	session := newSession(c.sock, m, version, claims, time.Now())
-	session.doc, session.release = doc, release
+	session.doc = doc
 	session.tenant = usage
-	session.ops, session.signals = newBucket(c.s.c.Limits.ClientOps), newBucket(c.s.c.Limits.ClientSignals)
-	if err := doc.join(session); err != nil {
+	who := clientOf(tenant.ID, claims)
+	session.allowance = c.s.spent.take(who, c.s.c.Limits)
+	session.release = func() {
+		c.s.spent.leave(who, session.allowance)
 		release()
+	}
+	if err := doc.join(session); err != nil {
+		session.release()
 		return nil, err
 	}
 	if _, local := c.s.localTenant(tenant.ID); !local {
@@ -238,7 +243,7 @@ func (c *connection) submitOp(args []json.RawMessage) {
 		c.nack(nackTooMany)
 		return
 	}
-	if wait := takeAll(messageUnits(elements, len(args[1])), s.ops, s.tenant.ops); wait > 0 {
+	if wait := takeAll(messageUnits(elements, len(args[1])), s.allowance.ops, s.tenant.ops); wait > 0 {
 		c.s.m.nacked(http.StatusTooManyRequests)
 		c.refuse(nackFrame(nackThrottled(wait)))
 		return
@@ -339,7 +344,7 @@ func (c *connection) submitSignal(args []json.RawMessage) {
 		c.nack(nackTooMany)
 		return
 	}
-	if wait := takeAll(messageUnits(elements, len(args[1])), s.signals, s.tenant.signals); wait > 0 {
+	if wait := takeAll(messageUnits(elements, len(args[1])), s.allowance.signals, s.tenant.signals); wait > 0 {
 		c.s.m.nacked(http.StatusTooManyRequests)
 		c.refuse(nackFrame(nackThrottled(wait)))
 		return
