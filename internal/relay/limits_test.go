@@ -114,7 +114,10 @@ func TestRatesSurviveAReconnect(t *testing.T) {
 			t.Error("another user had to pay for it")
 		}
 		back.close()
-		time.Sleep(burstSeconds * time.Second)
+		b.close()
+		time.Sleep(burstSeconds*time.Second + time.Millisecond)
+		r.server.spent.mu.Lock()
+		defer r.server.spent.mu.Unlock()
 		if n := len(r.server.spent.of); n != 0 {
 			t.Errorf("%d users are remembered whose buckets are full again", n)
 		}
