@@ -90,6 +90,7 @@ func dataFlag(dir string) string {
 // serveFlags are the flags of the commands that run a server.
 type serveFlags struct {
 	config app.Config
+	grace  time.Duration
 	level  slog.Level
 }
 
@@ -103,6 +104,9 @@ func (f *serveFlags) register(c *cobra.Command) {
 	f.registerStore(c)
 	c.Flags().StringArrayVar(&f.config.PrivateIssuers, "private-issuer", nil, "https URL of an OpenID provider in this network whose tokens may be trusted (may be repeated)")
 	f.registerLimits(c)
+	c.Flags().DurationVar(&f.grace, "cmk-grace", app.DefaultGrace, "how long an outage of a key vault is ridden out, up to 24h; 0: not at all")
+	c.Flags().BoolVar(&f.config.Keys.RequirePurgeProtection, "cmk-require-purge-protection", false, "refuse keys of vaults without soft delete and purge protection (default: warn of them)")
+	c.Flags().IntVar(&f.config.AutoKeyVersionQuota, "cmk-auto-version-quota", app.DefaultAutoKeyVersionQuota, "how many relays may follow their keys' newest versions")
 	c.Flags().BoolVar(&f.config.Local, "local", false, "local mode: also serve tenant \"local\" without checking tokens, for development; on loopback only")
 	f.level = slog.LevelWarn
 	c.Flags().TextVar(&f.level, "log-level", slog.LevelWarn, "debug, info, warn or error")
@@ -136,6 +140,9 @@ func (f *serveFlags) registerLimits(c *cobra.Command) {
 
 func (f *serveFlags) open(ctx context.Context, o *cli.Options) (*app.App, error) {
 	config := f.config
+	if config.Keys.Grace = f.grace; f.grace == 0 {
+		config.Keys.Grace = -1 // there 0 is the default
+	}
 	config.DataDir = o.DataDir()
 	config.Log = newLog(o.Err, f.level)
 	return app.Open(ctx, config)

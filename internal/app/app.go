@@ -138,7 +138,7 @@ func (a *App) wire(ctx context.Context) (err error) {
 	hosts := keystore.Hosts{Suffixes: []string{"vault." + Domain, publicVaults}}
 	a.custody = custody.New(custody.Config{
 		Store: a.store, Service: a.service, Hosts: hosts, Log: a.c.Log, Metrics: a.metrics,
-		KeyStore: a.keyStores().client,
+		KeyStore: a.keyStores().client, Policy: a.c.Keys,
 	})
 	management, err := a.wireManagement(ctx, hosts)
 	if err != nil {

@@ -11,7 +11,9 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/tidelock/tidelock/internal/custody"
 	"github.com/tidelock/tidelock/internal/entra"
+	"github.com/tidelock/tidelock/internal/provider/fluidrelay"
 	"github.com/tidelock/tidelock/internal/relay"
 )
 
@@ -36,7 +38,20 @@ type Config struct {
 	PrivateIssuers []string
 	Log            *slog.Logger
 	Limits         Limits // of the relay; the zero value has the defaults
+	Keys           KeyPolicy
+	// AutoKeyVersionQuota is how many relays may follow their keys' newest versions; 0:
+	// DefaultAutoKeyVersionQuota.
+	AutoKeyVersionQuota int
 }
+
+// KeyPolicy is what an operator may decide about customers' keys.
+type KeyPolicy = custody.Policy
+
+// What zeros stand for.
+const (
+	DefaultGrace               = custody.Grace
+	DefaultAutoKeyVersionQuota = fluidrelay.DefaultAutoKeyVersionQuota
+)
 
 // Limits are those of the relay, under one name with their flags.
 type Limits = relay.Limits
@@ -94,6 +109,9 @@ func (c Config) check() error {
 	}
 	if _, err := entra.NewIssuerClient(entra.IssuerNetwork{Private: c.PrivateIssuers}); err != nil {
 		return fmt.Errorf("--private-issuer: %w", err)
+	}
+	if err := c.Keys.Check(); err != nil {
+		return fmt.Errorf("--cmk-grace: %w", err)
 	}
 	if (c.RelayCert == "") != (c.RelayKey == "") {
 		return errors.New("--relay-cert and --relay-key belong together: give both or neither")

@@ -36,6 +36,7 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts) (http.Ha
 	relays := fluidrelay.New(fluidrelay.Config{
 		Store: a.store, Service: a.service, Custody: a.custody, Hosts: hosts, Vaults: a.vault, Identities: identities,
 		Principals: a.entra, Subscriptions: groups, Relay: a.relay, Containers: containers{a.relay}, Allowed: a.allowed, RelayURL: a.RelayURL(), Log: a.c.Log,
+		AutoKeyVersionQuota: a.c.AutoKeyVersionQuota,
 	})
 	found.Provider, a.relays, a.vaults = relays, relays, vaults
 	groups.Contain(relays, vaults, identities)

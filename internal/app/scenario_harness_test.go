@@ -323,7 +323,7 @@ func (w *world) newVaultBody(where string) map[string]any {
 			w.policy(w.oid1, "get", "wrapKey", "unwrapKey"),
 			w.policy(w.oid2, "get", "wrapKey", "unwrapKey"),
 		},
-		"enableSoftDelete": true, "softDeleteRetentionInDays": 90,
+		"enableSoftDelete": true, "softDeleteRetentionInDays": 90, "enablePurgeProtection": true,
 	}}
 }
 
@@ -536,10 +536,13 @@ func (w *world) eventually(what string, within time.Duration, ok func() bool) ti
 		if time.Since(start) > within {
 			w.t.Fatalf("%s: not within %s", what, within)
 		}
-		time.Sleep(500 * time.Millisecond)
+		time.Sleep(pollEvery(within))
 	}
 	return time.Since(start)
 }
+
+// pollEvery keeps what takes long from being asked for too often.
+func pollEvery(within time.Duration) time.Duration { return max(500*time.Millisecond, within/120) }
 
 // endpoint reaches the relay.
 func (w *world) endpoint(r relayServer) bench.Endpoint {

@@ -107,6 +107,11 @@ type keyStatus struct {
 	KeyID       string     `json:"currentVersionedKeyIdentifier"`
 	Rotation    string     `json:"rotationMode"`
 	ServedUntil *time.Time `json:"servedUntil"`
+	Grace       *time.Time `json:"graceDeadline"`
+	Enforced    *time.Time `json:"enforcedAt"`
+	Recoverable *time.Time `json:"recoverableUntil"`
+	Missing     []string   `json:"missingPermissions"`
+	Newer       string     `json:"newerVersionAvailable"`
 	Warnings    []struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
@@ -155,7 +160,7 @@ func (r relayServer) becomes(state, reason string, within time.Duration) {
 		if time.Since(start) > within {
 			r.w.t.Fatalf("after %s the key is %s (%s), want %s (%s)", within, last.State, last.Reason, state, reason)
 		}
-		time.Sleep(500 * time.Millisecond)
+		time.Sleep(pollEvery(within))
 	}
 }
 
@@ -326,4 +331,13 @@ func nothingWrong(t *testing.T, typists ...*typist) {
 			t.Errorf("client %d: %s", n, strings.Join(wrong, "; "))
 		}
 	}
+}
+
+// tryJoin connects a client once, and says how it was refused.
+func (w *world) tryJoin(r relayServer, d bench.Document) (*bench.Client, error) {
+	c, err := bench.Dial(w.t.Context(), w.endpoint(r), d, bench.Options{Mode: bench.Write})
+	if err == nil {
+		c.Close()
+	}
+	return c, err
 }

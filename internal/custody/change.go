@@ -35,7 +35,7 @@ func (k *Keeper) Create(ctx context.Context, r envelope.ResourceID, s Settings, 
 		key.Wipe()
 		return fmt.Errorf("store wrap record: %w", err)
 	}
-	k.install(r, rec, key, evidence{verdict: proof, asked: asked, described: true, expires: described.Expires})
+	k.install(r, rec, key, evidence{verdict: proof, asked: asked, described: true, expires: described.Expires, recovery: described.RecoveryLevel})
 	return nil
 }
 
@@ -125,7 +125,7 @@ func (k *Keeper) rewrap(ctx context.Context, r envelope.ResourceID, m rewrapping
 		}
 		return err
 	}
-	k.install(r, rec, m.key, evidence{verdict: proof, asked: asked, described: true, expires: m.version.Expires})
+	k.install(r, rec, m.key, evidence{verdict: proof, asked: asked, described: true, expires: m.version.Expires, recovery: m.version.RecoveryLevel})
 	k.c.Log.InfoContext(ctx, "root key rewrapped", "from", m.old.KeyID, "to", rec.KeyID, "generation", rec.Generation, "reason", string(m.reason))
 	return nil
 }
@@ -173,6 +173,10 @@ func (k *Keeper) unwrapPrevious(ctx context.Context, r envelope.ResourceID, m re
 	u := k.kek(identity, old.kid.IsZero(), m.reason).of(r)
 	const undo = "The root key can only be moved while the key that holds it works; nothing was changed."
 	described, err := u.describe(ctx, old.kid)
+	if isOutage(err) {
+		problems.unreachable(old.kid, err)
+		return envelope.RootKey{}
+	}
 	if err != nil {
 		problems.add(codePreviousLost, "The previous key version %s cannot be read as %s (%s). %s", old.kid, identity, short(err), undo)
 		return envelope.RootKey{}
@@ -187,6 +191,10 @@ func (k *Keeper) unwrapPrevious(ctx context.Context, r envelope.ResourceID, m re
 		return envelope.RootKey{}
 	}
 	key, err := unwrapOld(ctx, u, r, old)
+	if isOutage(err) {
+		problems.unreachable(old.kid, err)
+		return envelope.RootKey{}
+	}
 	if err != nil {
 		problems.add(codePreviousLost, "The previous key version %s does not unwrap as %s (%s). %s", old.kid, identity, short(err), undo)
 	}

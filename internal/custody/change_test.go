@@ -68,7 +68,7 @@ func TestUpdateNeedsThePreviousVersion(t *testing.T) {
 		}},
 		{"Deleted", codePreviousLost, func(f *fakeVault) { f.set(opGet+" "+version1, errNotFound) }},
 		{"NoUnwrap", codePreviousLost, func(f *fakeVault) { f.set(opUnwrap+" "+version1, errDenied) }},
-		{"Silent", codePreviousLost, func(f *fakeVault) { f.set(opUnwrap+" "+version1, errSilent) }},
+		{"Silent", codeUnreachable, func(f *fakeVault) { f.set(opUnwrap+" "+version1, errSilent) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFixture(t)

@@ -38,6 +38,8 @@ const (
 	codePreviousDisabled = "PreviousKeyDisabled"
 	codePreviousExpired  = "PreviousKeyExpired"
 	codePreviousLost     = "PreviousKeyInaccessible"
+	codeSoftDelete       = "SoftDeleteRequired"
+	codePurgeProtection  = "PurgeProtectionRequired"
 	codeCannotEnable     = "CmkCannotBeEnabled"
 	codeCannotDisable    = "CmkCannotBeDisabled"
 )
@@ -97,16 +99,32 @@ func (k *Keeper) check(ctx context.Context, s Settings, why reason) (keystore.Ke
 		key.ID = s.Key // go on and see what else is missing
 	} else {
 		problems.attributes(key, time.Now())
-		if strings.Contains(key.RecoveryLevel, "Purgeable") {
-			k.c.Log.WarnContext(ctx, "the vault has no purge protection: whoever may purge the key can destroy all data under it",
-				"kid", key.ID.String(), "recovery_level", key.RecoveryLevel)
-		}
+		k.recoverable(ctx, key, problems)
 		if problems.has(codeKeyType, codeKeySize) {
 			return key, problems
 		}
 	}
 	problems.probe(ctx, u, key)
 	return key, problems
+}
+
+// recoverable refuses a key that its vault can lose for good, or warns of it. An empty
+// recovery level says nothing.
+func (k *Keeper) recoverable(ctx context.Context, key keystore.Key, problems *CheckError) {
+	if !strings.Contains(key.RecoveryLevel, "Purgeable") {
+		return
+	}
+	if !k.c.Policy.RequirePurgeProtection {
+		k.c.Log.WarnContext(ctx, "the vault has no purge protection: whoever may purge the key can destroy all data under it",
+			"kid", key.ID.String(), "recovery_level", key.RecoveryLevel)
+		return
+	}
+	vault := key.ID.Vault()
+	if !strings.Contains(key.RecoveryLevel, "Recoverable") {
+		problems.add(codeSoftDelete, "The vault %s has soft delete off: a deleted key is lost, and all data under it. Use a vault with soft delete and purge protection.", vault)
+	}
+	problems.add(codePurgeProtection, "The vault %[1]s has purge protection off: whoever may purge the key can destroy all data under it. "+
+		"Turn it on: az keyvault update --name %[1]s --enable-purge-protection true.", vault)
 }
 
 // attributes checks what the key store says of the key.
@@ -197,7 +215,7 @@ func (e *CheckError) refused(ctx context.Context, u kek, key keystore.URL, op st
 			"allow trusted Microsoft services to bypass the firewall (networkAcls.bypass: AzureServices). The vault says: %s", key.Vault(), r.Message)
 		return true
 	case keystore.Unreachable, keystore.Throttled:
-		e.add(codeUnreachable, "The vault %s does not answer: try again later. %s", key.Host(), reachability(r))
+		e.unreachable(key, r)
 		return true
 	case keystore.VaultNotFound:
 		e.add(codeVaultNotFound, "There is no vault at %s: correct the key URL, or recover the vault if it was deleted.", key.Host())
@@ -225,6 +243,25 @@ func (e *CheckError) refused(ctx context.Context, u kek, key keystore.URL, op st
 		e.add(codeWrapMismatch, "The vault %s could not make sense of %s with the key %s: %s", key.Vault(), op, key, r.Message)
 	}
 	return false
+}
+
+// unreachable notes that a vault does not answer, once for each vault.
+func (e *CheckError) unreachable(key keystore.URL, err error) {
+	begin := fmt.Sprintf("The vault %s does not answer", key.Host())
+	if slices.ContainsFunc(e.Problems, func(p Problem) bool { return strings.HasPrefix(p.Message, begin) }) {
+		return
+	}
+	detail := ""
+	var r *keystore.Error
+	if errors.As(err, &r) {
+		detail = reachability(r)
+	}
+	e.add(codeUnreachable, "%s: try again later. %s", begin, detail)
+}
+
+func isOutage(err error) bool {
+	var r *keystore.Error
+	return errors.As(err, &r) && r.Outage()
 }
 
 // notFound tells a missing version from a missing key.

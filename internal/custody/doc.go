@@ -4,7 +4,7 @@
 // wiped and nothing opens or seals any more; when it agrees again, they are back.
 //
 // Invariants: a root key is used only until its last proof (a successful unwrap)
-// plus Lease, or, when the key store does not answer, plus Grace, and never past the
+// plus Lease, or, when the key store does not answer, plus the grace, and never past the
 // expiry of the key that wraps it; a lease that ran out is never extended; no wrap
 // record is replaced before its successor was unwrapped and compared; keys never
 // leave this package and package envelope.
@@ -19,7 +19,7 @@
 //	   │                                              ▲                          ▲
 //	   │ no answer                            refusal │                          │
 //	   └────────────► Unreachable ────────────────────┘                          │
-//	                       └──────────── last proof + Grace ─────────────────────┘
+//	                       └──────────── last proof + grace ─────────────────────┘
 //
 // A refusal is confirmed after ConfirmAfter, so that one wrong answer does not take
 // data off line; an expired key needs no confirmation. Once the key store has refused,

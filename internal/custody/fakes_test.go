@@ -32,6 +32,7 @@ type fakeVault struct {
 	lieAfter int              // from this wrap on, counted from 1, something else is wrapped; 0: never
 	wraps    int
 	hang     bool // calls ignore their context until hang is taken back
+	purged   bool // what is not found was not deleted but purged
 	release  chan struct{}
 	calls    []string // "reason op version identity"; reason is not known here
 }
@@ -177,6 +178,15 @@ func (c *fakeClient) Unwrap(_ context.Context, w keystore.Wrapped) ([]byte, stri
 		return nil, "", &keystore.Error{Class: keystore.Invalid, Op: opUnwrap, Key: w.ID, Status: 400, Code: "BadParameter"}
 	}
 	return slices.Clone(material), "r-unwrap", nil
+}
+
+func (c *fakeClient) Deleted(_ context.Context, key keystore.URL) (keystore.Deleted, error) {
+	c.f.mu.Lock()
+	defer c.f.mu.Unlock()
+	if c.f.purged {
+		return keystore.Deleted{}, &keystore.Error{Class: keystore.NotFound, Op: opGetDeleted, Key: key, Status: 404, Code: "KeyNotFound"}
+	}
+	return keystore.Deleted{Purge: time.Now().Add(24 * time.Hour)}, nil
 }
 
 func keyURL(version string) keystore.URL {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -22,7 +23,8 @@ const (
 	ConfirmAfter = 5 * time.Second  // after a denial or fault
 	RecoverEvery = 10 * time.Second // while unusable or unreachable
 	ProbeTimeout = 2 * time.Second
-	Grace        = 15 * time.Minute // of an outage, from the last proof
+	Grace        = 15 * time.Minute // of an outage, from the last proof, unless the operator says otherwise
+	MaxGrace     = 24 * time.Hour   // what he may say at most
 	Hold         = time.Hour        // clients of a revoked key are held, then closed
 	VersionEvery = time.Hour        // is the newest version looked for, when the key URL names none
 	versionSoon  = time.Minute      // the same, when the version in use expires within VersionEvery, or did
@@ -32,6 +34,31 @@ const (
 type Settings struct {
 	Key      keystore.URL // zero: the service-managed key
 	Identity string       // resource id of the user-assigned identity, as the client wrote it
+}
+
+// Policy is what an operator may decide about keys. The zero value has the defaults.
+type Policy struct {
+	// Grace is how long an outage of a key store is ridden out, from the last proof; 0 is
+	// the default. Negative means none: then, and if it is less, Lease counts.
+	Grace time.Duration
+	// RequirePurgeProtection refuses keys of vaults that can lose them for good: those
+	// without soft delete or purge protection. Otherwise they are warned of.
+	RequirePurgeProtection bool
+}
+
+// Check says what is wrong with a policy.
+func (p Policy) Check() error {
+	if p.Grace > MaxGrace {
+		return fmt.Errorf("the grace of an outage is %s; at most %s are allowed, for data must not outlive the key store's consent by more", p.Grace, MaxGrace)
+	}
+	return nil
+}
+
+func (p Policy) grace() time.Duration {
+	if p.Grace == 0 {
+		return Grace
+	}
+	return max(p.Grace, Lease)
 }
 
 // Config of a Keeper.
@@ -45,6 +72,7 @@ type Config struct {
 	Hosts    keystore.Hosts // to parse the key ids of stored wrap records
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer // where the metrics are registered; nil: nowhere
+	Policy   Policy
 }
 
 // Keeper keeps the keys of all resources. It is safe for concurrent use.
@@ -286,7 +314,7 @@ func (k *Keeper) examine(ctx context.Context, id envelope.ResourceID, rec *wrapR
 	var found evidence
 	described, describeErr := u.describe(ctx, rec.kid)
 	if describeErr == nil {
-		found.described, found.expires = true, described.Expires
+		found.described, found.expires, found.recovery = true, described.Expires, described.RecoveryLevel
 		// Key Vault unwraps with an expired key, and shows a disabled one: what it
 		// says about the key counts, not only whether it works.
 		if found.reason, found.final = unfit(described, time.Now()); found.reason != "" {
@@ -294,11 +322,17 @@ func (k *Keeper) examine(ctx context.Context, id envelope.ResourceID, rec *wrapR
 			return envelope.RootKey{}, found
 		}
 	}
+	if isDenied(describeErr) {
+		found.missing = append(found.missing, opGet)
+	}
 	found.asked = time.Now()
 	material, err := u.unwrap(ctx, rec.wrapped())
 	defer clear(material)
 	if err != nil {
 		found.judge(err)
+		if isDenied(err) {
+			found.missing = append(found.missing, opUnwrap)
+		}
 		// Without permission to get, unwrap alone decides. Any other refusal stands,
 		// though unwrap had no answer.
 		var d evidence
@@ -307,6 +341,7 @@ func (k *Keeper) examine(ctx context.Context, id envelope.ResourceID, rec *wrapR
 				found.verdict, found.reason, found.dns = d.verdict, d.reason, d.dns
 			}
 		}
+		found.whetherPurged(ctx, u, rec.kid)
 		return envelope.RootKey{}, found
 	}
 	key, err := envelope.ParseRootKey(material)
@@ -360,7 +395,8 @@ const (
 	reasonDisabled     = "KeyDisabled"
 	reasonExpired      = "KeyExpired"
 	reasonNotYetValid  = "KeyNotYetValid"
-	reasonDeleted      = "KeyDeleted"
+	reasonDeleted      = "KeyDeleted" // and may be recovered, as far as is known
+	reasonPurged       = "KeyPurged"  // there is no way back
 	reasonVaultDeleted = "VaultDeleted"
 	reasonAccessDenied = "AccessDenied"
 	reasonUnclassified = "AccessDeniedUnclassified"
@@ -413,6 +449,27 @@ func reasonOf(e *keystore.Error) string {
 	case keystore.DeniedUnclassified, keystore.Unreachable, keystore.Throttled:
 	}
 	return reasonUnclassified
+}
+
+func isDenied(err error) bool {
+	var answer *keystore.Error
+	return errors.As(err, &answer) && answer.Class == keystore.Denied
+}
+
+// whetherPurged finds out whether a key that is not there can be recovered. It goes on
+// being asked for either way: what a vault says must not be what makes data lost.
+func (e *evidence) whetherPurged(ctx context.Context, u kek, key keystore.URL) {
+	if e.verdict != refusal || e.reason != reasonDeleted {
+		return
+	}
+	gone, err := u.deleted(ctx, key)
+	var answer *keystore.Error
+	switch {
+	case err == nil:
+		e.purge = gone.Purge
+	case errors.As(err, &answer) && answer.Class == keystore.NotFound:
+		e.reason = reasonPurged
+	}
 }
 
 // judge turns a failed call into evidence.

@@ -45,11 +45,17 @@ func (s serviceKEK) Unwrap(_ context.Context, w keystore.Wrapped) ([]byte, strin
 	return b, "", nil
 }
 
-// The operations, as Key Vault's permissions are called.
+func (s serviceKEK) Deleted(_ context.Context, key keystore.URL) (keystore.Deleted, error) {
+	return keystore.Deleted{}, &keystore.Error{Class: keystore.NotFound, Op: opGetDeleted, Key: key}
+}
+
+// The operations, as Key Vault's permissions are called, but for the last, which needs
+// the permission get.
 const (
-	opGet    = "get"
-	opWrap   = "wrapKey"
-	opUnwrap = "unwrapKey"
+	opGet        = "get"
+	opWrap       = "wrapKey"
+	opUnwrap     = "unwrapKey"
+	opGetDeleted = "getDeleted"
 )
 
 // reason is why a key is used; part of the audit log.
@@ -103,6 +109,9 @@ func (u kek) describe(ctx context.Context, key keystore.URL) (keystore.Key, erro
 	ctx, cancel := context.WithTimeout(ctx, u.timeout)
 	defer cancel()
 	d, err := u.client.Describe(ctx, key)
+	if err == nil && !key.IsZero() {
+		key = d.ID // a URL without version was asked; this one answered
+	}
 	u.audit(ctx, opGet, key, d.RequestID, err)
 	return d, err
 }
@@ -111,6 +120,9 @@ func (u kek) wrap(ctx context.Context, key keystore.URL, material []byte) (keyst
 	ctx, cancel := context.WithTimeout(ctx, u.timeout)
 	defer cancel()
 	w, err := u.client.Wrap(ctx, key, material)
+	if err == nil && !key.IsZero() {
+		key = w.ID
+	}
 	u.audit(ctx, opWrap, key, w.RequestID, err)
 	return w, err
 }
@@ -121,6 +133,14 @@ func (u kek) unwrap(ctx context.Context, w keystore.Wrapped) ([]byte, error) {
 	material, id, err := u.client.Unwrap(ctx, w)
 	u.audit(ctx, opUnwrap, w.ID, id, err)
 	return material, err
+}
+
+func (u kek) deleted(ctx context.Context, key keystore.URL) (keystore.Deleted, error) {
+	ctx, cancel := context.WithTimeout(ctx, u.timeout)
+	defer cancel()
+	d, err := u.client.Deleted(ctx, key)
+	u.audit(ctx, opGetDeleted, key, d.RequestID, err)
+	return d, err
 }
 
 // audit writes down one use of a key: who, what, why, and the key store's request

@@ -78,20 +78,37 @@ var (
 		"Relay resources whose key was needed since the start, by its state.", []string{"state"}, nil)
 	leaseAgeGauge = prometheus.NewDesc("tidelock_custody_lease_age_max_seconds",
 		"Time since the oldest last proof of a key in use; 0: none is in use.", nil, nil)
+	rotationLagGauge = prometheus.NewDesc("tidelock_custody_rotation_lag_max_seconds",
+		"Time since a new version of a key was first seen that relays should follow and do not; the longest. 0: none.", nil, nil)
+	expiryGauge = prometheus.NewDesc("tidelock_custody_key_expiry_min_seconds",
+		"Time until the first expiry of a key in use; absent: none expires.", nil, nil)
 )
 
 func (gauges) Describe(to chan<- *prometheus.Desc) {
 	to <- resourcesGauge
 	to <- leaseAgeGauge
+	to <- rotationLagGauge
+	to <- expiryGauge
 }
 
 func (g gauges) Collect(to chan<- prometheus.Metric) {
-	states := map[State]int{Healthy: 0, Suspect: 0, Unreachable: 0, Unusable: 0}
+	states := map[State]int{Healthy: 0, Warned: 0, Suspect: 0, Unreachable: 0, Unusable: 0}
+	var lag time.Duration
+	var expires time.Time
 	for _, r := range g.k.resources() {
 		// Its root may be forgotten, or not looked at yet.
-		if s := g.k.Status(r).State; s != "" {
-			states[s]++
+		s := g.k.Status(r)
+		if s.State != "" {
+			states[s.State]++
 		}
+		lag = max(lag, s.RotationLag)
+		if !s.Expires.IsZero() && (expires.IsZero() || s.Expires.Before(expires)) {
+			expires = s.Expires
+		}
+	}
+	to <- prometheus.MustNewConstMetric(rotationLagGauge, prometheus.GaugeValue, lag.Seconds())
+	if !expires.IsZero() {
+		to <- prometheus.MustNewConstMetric(expiryGauge, prometheus.GaugeValue, time.Until(expires).Seconds())
 	}
 	for s, n := range states {
 		to <- prometheus.MustNewConstMetric(resourcesGauge, prometheus.GaugeValue, float64(n), string(s))

@@ -2,6 +2,7 @@ package custody
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"time"
 
@@ -10,40 +11,67 @@ import (
 	"github.com/tidelock/tidelock/internal/store"
 )
 
-// rotate moves those members to the key's newest version whose key URL names none.
+// rotate looks at the key's newest version, and moves to it those members whose key URL
+// names none. It also tries whether the identity may wrap, which nothing else but a
+// rotation would show.
 func (w *watch) rotate(ctx context.Context) {
 	w.k.mu.Lock()
 	var follow []envelope.ResourceID
 	var any *wrapRecord
 	for r := range w.members {
+		any = r.rec
 		if r.rec.followsNewest() {
-			follow, any = append(follow, r.id), r.rec
+			follow = append(follow, r.id)
 		}
 	}
 	w.k.mu.Unlock()
 
-	if any != nil {
-		newest, err := w.k.kek(any.Identity, false, forRotate).describe(ctx, any.configured)
-		if err == nil && newest.ID != any.kid {
-			for _, r := range follow {
-				w.k.adopt(ctx, r)
-			}
-		}
+	var seen rotation
+	if any != nil && !any.kid.IsZero() {
+		seen = w.lookAround(ctx, any, follow)
 	}
 
 	w.k.mu.Lock()
 	defer w.k.mu.Unlock()
 	w.rotating, w.versionSeen = false, time.Now()
+	w.noticeRotation(seen)
+}
+
+// rotation is what a look at the newest version showed.
+type rotation struct {
+	newest  keystore.URL // zero: not known
+	unfit   error        // why the newest could not be adopted
+	wrapped error        // what came of wrapping with the version in use; nil: it works
+	looked  bool
+}
+
+func (w *watch) lookAround(ctx context.Context, in *wrapRecord, follow []envelope.ResourceID) rotation {
+	u := w.k.kek(in.Identity, false, forRotate)
+	seen := rotation{looked: true}
+	if newest, err := u.describe(ctx, in.kid.WithVersion("")); err == nil {
+		if seen.newest = newest.ID; newest.ID != in.kid {
+			for _, r := range follow {
+				if err := w.k.adopt(ctx, r); err != nil {
+					seen.unfit = err
+				}
+			}
+		}
+	}
+	material := make([]byte, 32)
+	rand.Read(material) // never fails, see crypto/rand
+	_, seen.wrapped = u.wrap(ctx, in.kid, material)
+	return seen
 }
 
 // adopt moves a resource to its key's newest version. Whatever goes wrong leaves the
 // version in use where it is, and is tried again after VersionEvery.
-func (k *Keeper) adopt(ctx context.Context, r envelope.ResourceID) {
+func (k *Keeper) adopt(ctx context.Context, r envelope.ResourceID) error {
 	err := k.adoptNewest(ctx, r)
 	if err == nil || ctx.Err() != nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrConflict) {
-		return // done, stopping, deleted, or changed by someone meanwhile
+		return nil // done, stopping, deleted, or changed by someone meanwhile
 	}
 	k.c.Log.WarnContext(ctx, "the key's newest version cannot be used; the resource stays on the one it has", "err", err)
+	return err
 }
 
 func (k *Keeper) adoptNewest(ctx context.Context, r envelope.ResourceID) error {

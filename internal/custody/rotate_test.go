@@ -66,8 +66,8 @@ func TestUnfitNewVersionIsNotAdopted(t *testing.T) {
 					f.store.fail(errors.New("disk fault"))
 				}
 				time.Sleep(VersionEvery + time.Minute)
-				if s := f.Status(r); s.State != Healthy || s.KeyID != keyURL(version1).String() || d.Err() != nil {
-					t.Errorf("status = %+v, document %v; want Healthy under version 1", s, d.Err())
+				if s := f.Status(r); s.KeyID != keyURL(version1).String() || d.Err() != nil || warns(s, warnNewUnfit) != (name != "DiskFault") {
+					t.Errorf("status = %+v, document %v; want version 1, and a warning if it is the new version's fault", s, d.Err())
 				}
 				f.vault.addVersion(version2)
 				f.vault.set(opUnwrap+" "+version2, nil)

@@ -16,6 +16,7 @@ type State string
 // The states.
 const (
 	Healthy     State = "Healthy"
+	Warned      State = "Warning"     // as Healthy, and something should be done before it is not; see Status.Warnings
 	Suspect     State = "Suspect"     // refused once; being confirmed
 	Unreachable State = "Unreachable" // no answer; served until the grace is over
 	Unusable    State = "Unusable"    // refused; nothing is served
@@ -35,6 +36,13 @@ type Status struct {
 	WrappedAt     time.Time // when the root key was wrapped with it
 	FollowsNewest bool      // the key URL names no version
 	NextVersion   time.Time // when the newest is looked for next, about; zero if it is not followed
+
+	Enforced      time.Time     // when keys were wiped for the present state; zero: they were not, or not by this process
+	Missing       []string      // permissions that the identity lacks: get, wrapKey, unwrapKey
+	Purge         time.Time     // of a deleted key, when it is purged; zero: not known
+	NewestVersion string        // of the key, if it is another than KeyID
+	RotationLag   time.Duration // since when it is known and not followed; 0 if it need not be
+	Warnings      []Warning
 }
 
 // Status returns the present state; it asks no key store.
@@ -49,6 +57,7 @@ func (k *Keeper) Status(r envelope.ResourceID) Status {
 	s := Status{
 		State: w.state, Reason: w.reason, Since: w.since, LastProof: w.lastProof, NextProbe: w.next,
 		KeyID: root.rec.KeyID, Expires: w.expires, WrappedAt: root.rec.CreatedAt, FollowsNewest: root.rec.followsNewest(),
+		Enforced: w.enforced, Missing: w.missing, Purge: w.purge,
 	}
 	if w.lease.valid() {
 		s.Until = time.Now().Add(w.lease.left())
@@ -62,6 +71,7 @@ func (k *Keeper) Status(r envelope.ResourceID) Status {
 	if !root.mismatch.IsZero() && (w.state != Unusable || w.reason == reasonLease) {
 		s.State, s.Reason, s.Since, s.Until = Unusable, reasonMismatch, root.mismatch, time.Time{}
 	}
+	w.tell(&s)
 	return s
 }
 
@@ -98,6 +108,16 @@ func (k *Keeper) History(ctx context.Context, r envelope.ResourceID) ([]Wrap, er
 		all = append(all, rec.wrap(false))
 	}
 	return all, nil
+}
+
+// KeyID returns the key version that a resource's root key is under. It asks no key
+// store. store.ErrNotFound (wrapped) for an unknown resource.
+func (k *Keeper) KeyID(ctx context.Context, r envelope.ResourceID) (string, error) {
+	rec, _, err := k.readRecord(ctx, r)
+	if err != nil {
+		return "", err
+	}
+	return rec.KeyID, nil
 }
 
 func (r *wrapRecord) wrap(inForce bool) Wrap {

@@ -37,6 +37,9 @@ type evidence struct {
 	dns       bool      // a refusal known only from the vault's missing host name
 	described bool
 	expires   time.Time // when described: zero for never
+	recovery  string    // when described: the vault's deletion policy
+	missing   []string  // permissions that were refused
+	purge     time.Time // of a deleted key, when it is purged; zero: not known
 }
 
 // watchKey groups the resources that one probe speaks for.
@@ -68,6 +71,11 @@ type watch struct {
 	rescuing    bool      // root keys in memory are being moved to it, for this version was disabled
 
 	refusedSince time.Time // the key store refuses, confirmed, since then; zero: it does not
+	enforced     time.Time // when keys were wiped for the present state; zero: they were not
+	missing      []string  // permissions that the last look was refused
+	purge        time.Time // of a deleted key, when it is purged; zero: not known
+
+	notices notices // what does not keep the key from being used
 
 	lease *lease      // nil when there is no right to use the key
 	timer *time.Timer // fires when the lease ends
@@ -187,9 +195,7 @@ func (w *watch) pick() *root {
 
 // learn moves the state on.
 func (w *watch) learn(found evidence) {
-	if found.described {
-		w.expires = found.expires
-	}
+	w.notice(found)
 	if found.verdict == proof && !w.expires.IsZero() && !time.Now().Before(w.expires) {
 		// Permission to get was taken away, and the expiry known before that has passed.
 		found = evidence{verdict: refusal, reason: reasonExpired, final: true}
@@ -227,7 +233,7 @@ func (w *watch) proven(asked time.Time) {
 	if w.state == Unusable && w.reason != reasonLease {
 		w.k.m.recovered(w.failed, w.since)
 	}
-	w.refusedSince = time.Time{}
+	w.refusedSince, w.enforced = time.Time{}, time.Time{}
 	w.move(Healthy, "")
 	if w.lease != nil && !w.lease.valid() {
 		// The process was paused, and nobody saw the lease run out. Nothing that was
@@ -298,7 +304,7 @@ func (w *watch) unanswered() {
 	}
 	w.faults++
 	w.move(Unreachable, reasonUnreachable)
-	w.lease.set(w.capped(w.lastProof.Add(Grace)))
+	w.lease.set(w.capped(w.lastProof.Add(w.k.c.Policy.grace())))
 	w.arm()
 }
 
@@ -358,6 +364,9 @@ func (w *watch) leaseEnded(l *lease) {
 func (w *watch) unusable(reason string) {
 	serving, refused := w.lease != nil, w.firstRefusal()
 	w.move(Unusable, reason)
+	if serving {
+		w.enforced = time.Now()
+	}
 	w.lose(w.unusableError())
 	if serving && revoked(reason) {
 		w.k.m.enforced(refused)

@@ -150,6 +150,28 @@ func (c *azureClient) Unwrap(ctx context.Context, w Wrapped) ([]byte, string, er
 	return r.Result, requestID(raw), nil
 }
 
+func (c *azureClient) Deleted(ctx context.Context, key URL) (Deleted, error) {
+	const op = "getDeleted"
+	v, err := c.vault(key.host)
+	if err != nil {
+		return Deleted{}, classify(op, key, err)
+	}
+	var raw *http.Response
+	ctx = policy.WithCaptureResponse(ctx, &raw)
+	r, err := v.GetDeletedKey(ctx, key.name, nil)
+	if err != nil {
+		return Deleted{}, classify(op, key, err)
+	}
+	if r.Key == nil || r.Key.KID == nil || !strings.EqualFold(r.Key.KID.Name(), key.name) {
+		return Deleted{}, strange(op, key, raw, "the answer is about another key")
+	}
+	d := Deleted{RequestID: requestID(raw)}
+	if r.ScheduledPurgeDate != nil {
+		d.Purge = *r.ScheduledPurgeDate
+	}
+	return d, nil
+}
+
 // answered returns the key version that an answer is about. Host and name stay those
 // that were asked: a key id in an answer must not lead us to another key store.
 func answered(asked URL, kid *azkeys.ID) (URL, error) {

@@ -42,6 +42,15 @@ type Client interface {
 	Wrap(ctx context.Context, key URL, material []byte) (Wrapped, error)
 	// Unwrap needs w.ID to have a version. requestID is the key store's.
 	Unwrap(ctx context.Context, w Wrapped) (material []byte, requestID string, err error)
+	// Deleted finds a key that was deleted and can still be recovered; NotFound says that
+	// there is none. It needs the permission that Describe needs. The version is ignored.
+	Deleted(ctx context.Context, key URL) (Deleted, error)
+}
+
+// Deleted is a key that waits to be recovered or purged.
+type Deleted struct {
+	Purge     time.Time // when it is purged; zero: not known
+	RequestID string
 }
 
 // Class says what a refusal means for the data under the key.

@@ -63,6 +63,10 @@ func (v *switchVault) Wrap(_ context.Context, key keystore.URL, material []byte)
 	return keystore.Wrapped{ID: v.version(), Algorithm: keystore.Algorithm, Value: append([]byte("wrapped:"), material...)}, nil
 }
 
+func (v *switchVault) Deleted(_ context.Context, key keystore.URL) (keystore.Deleted, error) {
+	return keystore.Deleted{}, &keystore.Error{Class: keystore.NotFound, Key: key}
+}
+
 func (v *switchVault) Unwrap(_ context.Context, w keystore.Wrapped) ([]byte, string, error) {
 	if err := v.answer("unwrapKey", w.ID); err != nil {
 		return nil, "", err

@@ -222,6 +222,10 @@ func (p *Provider) apply(ctx context.Context, c change) (*arm.Response, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
+	if c.beginsToFollow() {
+		p.following.Lock() // so that two at once do not both find the last place free
+		defer p.following.Unlock()
+	}
 	c.next.Identity = c.wanted.identity
 	var current server
 	if c.before != nil {
@@ -248,7 +252,7 @@ func (p *Provider) apply(ctx context.Context, c change) (*arm.Response, error) {
 // others are checked with when the key is used.
 func (p *Provider) checkEncryption(ctx context.Context, c change) (custody.Settings, error) {
 	found := &problems{}
-	e, err := p.examine(ctx, c.next, c.wanted, c.isPut, found)
+	e, err := p.examine(ctx, c, found)
 	if err != nil || found.err() == nil {
 		return e.settings, err
 	}

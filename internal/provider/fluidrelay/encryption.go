@@ -132,7 +132,8 @@ type examined struct {
 
 // examine checks the rules that need no key store: how the request is put together,
 // and where server, identity and vault are.
-func (p *Provider) examine(ctx context.Context, s server, w wanted, isPut bool, found *problems) (examined, error) {
+func (p *Provider) examine(ctx context.Context, c change, found *problems) (examined, error) {
+	s := c.next
 	key, err := keystore.ParseURL(s.Encryption.URL, p.c.Hosts)
 	var malformed *keystore.URLError
 	if errors.As(err, &malformed) {
@@ -140,10 +141,13 @@ func (p *Provider) examine(ctx context.Context, s server, w wanted, isPut bool, 
 	} else if err != nil {
 		return examined{}, err
 	}
-	checkIdentityRules(s.Encryption.Identity, w, isPut, found)
+	checkIdentityRules(s.Encryption.Identity, c.wanted, c.isPut, found)
 	e := examined{settings: custody.Settings{Key: key, Identity: s.Encryption.Identity.ID}}
 	directory, err := p.directory(ctx, s)
 	if err != nil {
+		return e, err
+	}
+	if err := p.checkQuota(ctx, c, found); err != nil {
 		return e, err
 	}
 	identityUsable := !found.has(codeNoIdentity, codeIdentityType, codeKeyIDType, codeNotAssigned)

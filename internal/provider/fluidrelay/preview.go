@@ -28,6 +28,7 @@ func (p *Provider) previewRoutes(one string) []arm.Route {
 		{Method: "GET", Pattern: one + "/encryptionHistory", Action: Type + "/encryptionHistory/read", Versions: versions, Handle: p.encryptionHistory},
 		{Method: "POST", Pattern: one + "/checkEncryption", Action: Type + "/checkEncryption/action", Versions: versions, Handle: p.checkEncryptionOnly},
 		{Method: "GET", Pattern: arm.InSubscription + "/providers/" + namespace + "/keyUses", Action: namespace + "/keyUses/read", Versions: versions, Handle: p.keyUses},
+		{Method: "GET", Pattern: arm.InSubscription + "/providers/" + namespace + "/keyImpact", Action: namespace + "/keyImpact/read", Versions: versions, Handle: p.keyImpact},
 	}
 }
 
@@ -37,6 +38,7 @@ func previewOperations(op func(resource, action, title, description string) oper
 		op(servers+"/encryptionStatus", "read", "Get the state of a server's key", "Gets whether the key of a Fluid Relay server can be used, why not, and when it is asked about next."),
 		op(servers+"/encryptionHistory", "read", "Get the history of a server's key", "Lists the key versions that wrapped the root key of a Fluid Relay server."),
 		op(servers, "checkEncryption/action", "Check an encryption configuration", "Checks everything that creating or updating a Fluid Relay server checks, and changes nothing."),
+		op("keyImpact", "read", "Find what a key version keeps in service", "Lists the Fluid Relay servers that would stop, or move to another version, if a key version were disabled."),
 		op("keyUses", "read", "Read the log of key uses", "Lists each use of a customer-managed key, with the hash chain that shows that none is missing."),
 	}
 }
@@ -64,6 +66,21 @@ type wireStatusProperties struct {
 	LastRotation *time.Time `json:"lastKeyRotationTimestamp,omitempty"`
 	Rotation     string     `json:"rotationMode"` // ServiceManaged, Pinned, Automatic
 	NextVersion  *time.Time `json:"nextVersionCheckAt,omitempty"`
+
+	GraceDeadline *time.Time     `json:"graceDeadline,omitempty"`    // of an outage: served until then
+	Enforced      *time.Time     `json:"enforcedAt,omitempty"`       // keys were wiped for the present state
+	Recoverable   *time.Time     `json:"recoverableUntil,omitempty"` // a deleted key
+	Missing       []string       `json:"missingPermissions,omitempty"`
+	Newer         string         `json:"newerVersionAvailable,omitempty"` // and not in use
+	RotationLag   int64          `json:"rotationLagSeconds,omitempty"`    // since it is known, where it should be followed
+	Warnings      []wireWarning  `json:"warnings,omitempty"`
+	Previous      []wirePrevious `json:"previousVersions,omitempty"` // newest first
+}
+
+type wireWarning struct {
+	Code    string     `json:"code"`
+	Message string     `json:"message"`
+	Since   *time.Time `json:"since"`
 }
 
 func (p *Provider) encryptionStatus(ctx context.Context, r *arm.Request) (*arm.Response, error) {
@@ -71,22 +88,40 @@ func (p *Provider) encryptionStatus(ctx context.Context, r *arm.Request) (*arm.R
 	if err != nil {
 		return nil, err
 	}
+	w, err := p.statusOf(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return &arm.Response{Body: wireStatus{ID: s.ID + "/encryptionStatus", Name: "encryptionStatus", Type: Type + "/encryptionStatus", Properties: w}}, nil
+}
+
+func (p *Provider) statusOf(ctx context.Context, s server) (wireStatusProperties, error) {
 	k := p.c.Custody.Status(s.Resource)
 	w := wireStatusProperties{
 		Resource: hex.EncodeToString(s.Resource[:]), State: string(k.State), Reason: k.Reason, Fix: fixes[k.Reason],
 		Since: when(k.Since), LastProof: when(k.LastProof), ServedUntil: when(k.Until), NextCheck: when(k.NextProbe),
 		Key: k.KeyID, KeyExpires: when(k.Expires), LastRotation: when(k.WrappedAt), Rotation: "Pinned", NextVersion: when(k.NextVersion),
+		Enforced: when(k.Enforced), Recoverable: when(k.Purge), Missing: k.Missing, Newer: k.NewestVersion, RotationLag: int64(k.RotationLag / time.Second),
 	}
 	if k.State == "" {
 		w.State = "Unknown"
 	}
+	if k.State == custody.Unreachable {
+		w.GraceDeadline = w.ServedUntil
+	}
+	for _, each := range k.Warnings {
+		w.Warnings = append(w.Warnings, wireWarning{each.Code, each.Message, when(each.Since)})
+	}
 	switch {
 	case s.Encryption == nil:
 		w.Rotation = "ServiceManaged"
+		return w, nil
 	case k.FollowsNewest:
 		w.Rotation = "Automatic"
 	}
-	return &arm.Response{Body: wireStatus{ID: s.ID + "/encryptionStatus", Name: "encryptionStatus", Type: Type + "/encryptionStatus", Properties: w}}, nil
+	var err error
+	w.Previous, err = p.previousVersions(ctx, s)
+	return w, err
 }
 
 func when(t time.Time) *time.Time {
@@ -102,7 +137,8 @@ var fixes = map[string]string{
 	"KeyDisabled":              "Enable the key version: tidelock keyvault key enable.",
 	"KeyExpired":               "Set a later expiration date on the key version.",
 	"KeyNotYetValid":           "Set an earlier activation date on the key version.",
-	"KeyDeleted":               "Recover the deleted key. A key that was purged cannot be recovered, nor can the data under it.",
+	"KeyDeleted":               "Recover the deleted key before it is purged: az keyvault key recover.",
+	"KeyPurged":                "None: the key was purged, and without it the data is unrecoverable. Restore the key from a backup of your own, if you have one, or delete the resource.",
 	"VaultDeleted":             "Recover the deleted vault, or correct its DNS name.",
 	"AccessDenied":             "Grant the identity the key permissions get, wrapKey and unwrapKey on the vault.",
 	"AccessDeniedUnclassified": "Look into the vault's log: it refuses the identity for a reason that is not known here.",
@@ -200,7 +236,7 @@ func (p *Provider) dryRun(ctx context.Context, c change) error {
 		return nil
 	}
 	found := &problems{}
-	e, err := p.examine(ctx, c.next, c.wanted, c.isPut, found)
+	e, err := p.examine(ctx, c, found)
 	if err != nil {
 		return err
 	}

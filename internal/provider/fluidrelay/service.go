@@ -30,6 +30,7 @@ type Custody interface {
 	Admit(ctx context.Context, r envelope.ResourceID) error
 	Status(r envelope.ResourceID) custody.Status
 	History(ctx context.Context, r envelope.ResourceID) ([]custody.Wrap, error)
+	KeyID(ctx context.Context, r envelope.ResourceID) (string, error)
 	KeyUses(ctx context.Context, after uint64, limit int) (custody.KeyUses, error)
 }
 
@@ -99,7 +100,10 @@ type Config struct {
 	Allowed func(ctx context.Context, c arm.Caller, action, scope string) (bool, error)
 	// RelayURL is how Fluid clients reach the relay; every server has it as endpoints.
 	RelayURL string
-	Log      *slog.Logger
+	// AutoKeyVersionQuota is how many servers may follow their keys' newest versions; 0:
+	// DefaultAutoKeyVersionQuota.
+	AutoKeyVersionQuota int
+	Log                 *slog.Logger
 }
 
 // Provider keeps relay servers. It is safe for concurrent use.
@@ -109,6 +113,8 @@ type Provider struct {
 	tenants tracked.Table[tenantRow] // by tenant id
 	deleted tracked.Table[tombstone] // by tenant id: what a deletion has still to do
 	locks   tracked.Locks
+
+	following sync.Mutex // held while one more server begins to follow its key's newest version
 
 	mu         sync.RWMutex      // guards cache and generation; never held across I/O
 	cache      map[string]tenant // by tenant id
