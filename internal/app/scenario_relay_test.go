@@ -164,7 +164,7 @@ func (r relayServer) becomes(state, reason string, within time.Duration) {
 	}
 }
 
-// typist is a client that types: an op every 100 ms while it is connected.
+// typist is a client that types: an op every 300 ms while it is connected.
 type typist struct {
 	client *bench.Client
 	stop   chan struct{}
@@ -221,7 +221,7 @@ func (r relayServer) join(d bench.Document, name string) *typist {
 			select {
 			case <-y.stop:
 				return
-			case <-time.After(100 * time.Millisecond):
+			case <-time.After(300 * time.Millisecond):
 			}
 			y.mu.Lock()
 			n := y.sent
