@@ -136,8 +136,12 @@ func (a *App) wire(ctx context.Context) (err error) {
 		Store: a.store, Service: a.service, Entra: a.entra, Suffix: a.vaultSuffix(), Login: a.ManagementURL(), Throttle: true, Log: a.c.Log,
 	})
 	hosts := keystore.Hosts{Suffixes: []string{"vault." + Domain, publicVaults}}
+	retention, err := a.openRetention(ctx)
+	if err != nil {
+		return err
+	}
 	a.custody = custody.New(custody.Config{
-		Store: a.store, Service: a.service, Hosts: hosts, Log: a.c.Log, Metrics: a.metrics,
+		Store: a.store, Service: a.service, Retention: retention, Hosts: hosts, Log: a.c.Log, Metrics: a.metrics,
 		KeyStore: a.keyStores().client, Policy: a.c.Keys,
 	})
 	management, err := a.wireManagement(ctx, hosts)

@@ -36,9 +36,12 @@ type Config struct {
 	// PrivateIssuers are OpenID providers, as URLs, that may be at an address that is not
 	// public. Others, named in federated credentials, are asked at public ones only.
 	PrivateIssuers []string
-	Log            *slog.Logger
-	Limits         Limits // of the relay; the zero value has the defaults
-	Keys           KeyPolicy
+	// KeyRetentionDays is for how many days after a deletion copies of the data from
+	// before can be opened; DefaultKeyRetentionDays.
+	KeyRetentionDays int
+	Log              *slog.Logger
+	Limits           Limits // of the relay; the zero value has the defaults
+	Keys             KeyPolicy
 	// AutoKeyVersionQuota is how many relays may follow their keys' newest versions; 0:
 	// DefaultAutoKeyVersionQuota.
 	AutoKeyVersionQuota int
@@ -55,6 +58,9 @@ const (
 
 // Limits are those of the relay, under one name with their flags.
 type Limits = relay.Limits
+
+// DefaultKeyRetentionDays is what a zero KeyRetentionDays stands for.
+const DefaultKeyRetentionDays = custody.DefaultRetentionDays
 
 // DefaultLimits are what a zero Limits stands for.
 func DefaultLimits() Limits { return relay.DefaultLimits() }
@@ -94,6 +100,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.ManagementAddr == "" {
 		c.ManagementAddr = "127.0.0.1:8443"
 	}
+	if c.KeyRetentionDays == 0 {
+		c.KeyRetentionDays = DefaultKeyRetentionDays
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -101,6 +110,9 @@ func (c Config) withDefaults() (Config, error) {
 }
 
 func (c Config) check() error {
+	if c.KeyRetentionDays < 1 || c.KeyRetentionDays > custody.MaxRetentionDays {
+		return fmt.Errorf("--key-retention-days %d is not between 1 and %d", c.KeyRetentionDays, custody.MaxRetentionDays)
+	}
 	if err := c.Limits.Check(); err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func loadServiceKey(c Config, fresh func() (bool, error)) (envelope.ServiceKey, 
 		return envelope.ServiceKey{}, err
 	}
 	if !isNew {
-		return envelope.ServiceKey{}, fmt.Errorf("the service key %s is missing, and the data in %s is sealed under it: %s", path, c.where(), c.keyAdvice())
+		return envelope.ServiceKey{}, fmt.Errorf("the service key %s is missing, and the data in %s is sealed under it: %s", path, c.where(), c.keyAdvice("service.key"))
 	}
 	key := envelope.NewServiceKey()
 	err = key.Use(func(raw []byte) error { return writeSecret(path, raw) })

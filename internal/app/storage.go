@@ -92,10 +92,10 @@ func (c Config) where() string {
 	return "the database"
 }
 
-// keyAdvice says how to get a service key that is not there.
-func (c Config) keyAdvice() string {
+// keyAdvice says how to get a key beside the data that is not there.
+func (c Config) keyAdvice(name string) string {
 	if c.Store.URL == "" {
 		return "restore the key from your backup, or name another --data"
 	}
-	return fmt.Sprintf("all nodes on one database have the same key: copy it from another node's DATA.keys/service.key to %s, or restore it from your backup", keysDir(c.DataDir))
+	return fmt.Sprintf("all nodes on one database have the same key: copy it from another node's DATA.keys/%s to %s, or restore it from your backup", name, keysDir(c.DataDir))
 }

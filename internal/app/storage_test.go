@@ -103,6 +103,17 @@ func TestNodesShareTheServiceKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	put("second", key)
+	if _, err = open(filepath.Join(dirs, "second")); err == nil || !strings.Contains(err.Error(), "retention.key") {
+		t.Errorf("a node without the retention key: got %v, want it told to copy it", err)
+	}
+	retention := func(node string) string { return filepath.Join(dirs, node+".keys", "retention.key") }
+	copied, err := os.ReadFile(retention("first"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(retention("second"), copied, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	second, err := open(filepath.Join(dirs, "second"))
 	if err != nil || second != first {
 		t.Errorf("the second node: subscription %q, %v; want %q", second, err, first)

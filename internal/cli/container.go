@@ -75,10 +75,7 @@ func deleteContainer(ctx context.Context, client *Client, path string, p printer
 	if err := client.Do(ctx, http.MethodGet, path, versionFluidRelay, nil, &raw); err != nil {
 		return err
 	}
-	if err := client.Do(ctx, http.MethodDelete, path, versionFluidRelay, nil, nil); err != nil {
-		return err
-	}
-	return printContainers(p, raw, raw)
+	return deleteWithReceipt(ctx, client, path, p)
 }
 
 // printContainers prints value as JSON, or its containers as a table.

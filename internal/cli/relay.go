@@ -56,7 +56,7 @@ type relayFlags struct{ name, group string }
 
 func (o *Options) relayCommand() *cobra.Command {
 	parent := o.withOutput(&cobra.Command{Use: "relay", Short: "Fluid Relay resources of this server"})
-	parent.AddCommand(o.relayListCommand(), o.relayShowCommand(), o.relayKeysCommand(), o.relayRegenerateCommand())
+	parent.AddCommand(o.relayListCommand(), o.relayShowCommand(), o.relayKeysCommand(), o.relayRegenerateCommand(), o.relayDeleteCommand())
 	return parent
 }
 
@@ -126,6 +126,20 @@ func (o *Options) relayRegenerateCommand() *cobra.Command {
 	})
 	c.Flags().StringVar(&key, "key", "", "key1 or key2")
 	required(c, "key")
+	return c
+}
+
+func (o *Options) relayDeleteCommand() *cobra.Command {
+	c := o.onRelay("delete", "Delete a relay with all its containers and destroy its keys; it cannot be brought back", func(ctx context.Context, client *Client, path string, p printer) error {
+		// Asked for first: a deletion of what is not there succeeds, which would hide a
+		// mistyped name.
+		if err := client.Do(ctx, http.MethodGet, path, versionFluidRelay, nil, nil); err != nil {
+			return err
+		}
+		return deleteWithReceipt(ctx, client, path, p)
+	})
+	c.Flags().Lookup("name").DefValue = ""
+	required(c, "name") // never the one that the other commands take for granted
 	return c
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,14 +23,17 @@ func (k *Keeper) Create(ctx context.Context, r envelope.ResourceID, s Settings, 
 		return err
 	}
 	key := envelope.NewRootKey()
-	rec, asked, err := k.wrapRoot(ctx, r, key, s, described.ID, 1, forCreate)
+	rec, asked, err := k.wrapRoot(ctx, r, key, epoch{firstEpoch, time.Now().UTC()}, s, described.ID, 1, forCreate)
 	if err != nil {
 		key.Wipe()
 		return err
 	}
 	write, err := k.recordWrite(r, currentID, rec, store.Absent)
 	if err == nil {
-		err = k.commit(ctx, write, append([]store.RowWrite{write}, also...))
+		var retain []store.RowWrite
+		if retain, err = k.retainWrites(r); err == nil {
+			err = k.commit(ctx, write, slices.Concat([]store.RowWrite{write}, retain, also))
+		}
 	}
 	if err != nil {
 		key.Wipe()
@@ -113,7 +117,7 @@ func (m rewrapping) moves() bool {
 // rewrap wraps the root key with the new version, stores that in one write with also,
 // and goes on under it.
 func (k *Keeper) rewrap(ctx context.Context, r envelope.ResourceID, m rewrapping, also ...store.RowWrite) error {
-	rec, asked, err := k.wrapRoot(ctx, r, m.key, m.to, m.version.ID, m.old.Generation+1, m.reason)
+	rec, asked, err := k.wrapRoot(ctx, r, m.key, m.old.epoch(), m.to, m.version.ID, m.old.Generation+1, m.reason)
 	if err == nil {
 		err = k.replace(ctx, r, m.old, m.row, rec, also)
 	}
@@ -233,7 +237,7 @@ func short(err error) string {
 
 // wrapRoot wraps key with one version of the key store's key, unwraps the result and
 // compares. asked is when that last unwrap was sent: the new record's first proof.
-func (k *Keeper) wrapRoot(ctx context.Context, r envelope.ResourceID, key envelope.RootKey, s Settings, version keystore.URL, generation uint64, why reason) (rec *wrapRecord, asked time.Time, err error) {
+func (k *Keeper) wrapRoot(ctx context.Context, r envelope.ResourceID, key envelope.RootKey, e epoch, s Settings, version keystore.URL, generation uint64, why reason) (rec *wrapRecord, asked time.Time, err error) {
 	u := k.kek(s.Identity, s.Key.IsZero(), why).of(r)
 	problems := &CheckError{}
 	var w keystore.Wrapped
@@ -244,9 +248,9 @@ func (k *Keeper) wrapRoot(ctx context.Context, r envelope.ResourceID, key envelo
 		problems.refused(ctx, u, version, opWrap, err)
 		return nil, asked, problems
 	}
-	commitment := key.Commitment(r, firstEpoch)
+	commitment := key.Commitment(r, e.number)
 	rec = &wrapRecord{
-		Version: recordVersion, Resource: hex.EncodeToString(r[:]), Epoch: firstEpoch, Generation: generation,
+		Version: recordVersion, Resource: hex.EncodeToString(r[:]), Epoch: e.number, EpochAt: e.since, Generation: generation,
 		KeyURL: s.Key.String(), KeyID: keyIDText(w.ID), Identity: s.Identity, Algorithm: w.Algorithm,
 		Wrapped: w.Value, Commitment: commitment[:], CreatedAt: time.Now().UTC(), RequestID: w.RequestID, kid: w.ID, configured: s.Key,
 	}
@@ -296,6 +300,11 @@ func (k *Keeper) commit(ctx context.Context, deciding store.RowWrite, writes []s
 func (k *Keeper) install(id envelope.ResourceID, rec *wrapRecord, key envelope.RootKey, found evidence) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.take(id, rec, key, found)
+}
+
+// take is install; Keeper.mu is held.
+func (k *Keeper) take(id envelope.ResourceID, rec *wrapRecord, key envelope.RootKey, found evidence) {
 	if k.closed {
 		key.Wipe()
 		return
@@ -329,35 +338,45 @@ func (k *Keeper) install(id envelope.ResourceID, rec *wrapRecord, key envelope.R
 	}
 }
 
-// Delete destroys all keys of a resource, in one write with also; it needs no key
-// store. Open documents end. What is left of them cannot be opened again. A resource
-// that is not there is fine.
-func (k *Keeper) Delete(ctx context.Context, r envelope.ResourceID, also ...store.RowWrite) error {
-	if err := k.deleteRecords(ctx, r, also); err != nil {
-		return fmt.Errorf("delete wrap records: %w", err)
+// Delete destroys all keys of a resource, in one write with also and with the receipt
+// that it returns; it needs no key store. Open documents end. What is left of them cannot
+// be opened again. A resource that is not there is fine; its receipt is zero.
+func (k *Keeper) Delete(ctx context.Context, r envelope.ResourceID, name string, also ...store.RowWrite) (Receipt, error) {
+	mark, err := k.readShred(ctx, r)
+	if err != nil {
+		return Receipt{}, err
+	}
+	receipt, err := k.deleteRecords(ctx, r, name, also)
+	if err != nil {
+		return Receipt{}, fmt.Errorf("delete wrap records: %w", err)
 	}
 	k.drop(r, store.ErrNotFound)
+	if mark.revision > 0 {
+		if err := k.completeReceipts(ctx, r, mark.Since, receipt.Epoch+1); err != nil {
+			k.c.Log.WarnContext(ctx, "receipts of documents of a deleted resource are not completed; its own says what holds for them", "err", err)
+		}
+	}
 	// The document keys are under a root key that no longer exists. Their rows only
 	// take up space; what a crash leaves of them cannot be opened.
 	if err := k.deleteDocumentKeys(ctx, r); err != nil {
 		k.c.Log.WarnContext(ctx, "document keys of a deleted resource are left over; without its root key they open nothing", "err", err)
 	}
-	return nil
+	return receipt, nil
 }
 
 const deletePage = 256
 
-func (k *Keeper) deleteRecords(ctx context.Context, r envelope.ResourceID, also []store.RowWrite) error {
+func (k *Keeper) deleteRecords(ctx context.Context, r envelope.ResourceID, name string, also []store.RowWrite) (Receipt, error) {
 	for {
 		rows, err := k.c.Store.ListRows(ctx, tableRootKeys, k.partition(r), envelope.Name{}, deletePage)
 		if err != nil {
-			return err
+			return Receipt{}, err
 		}
 		if len(rows) == 0 {
 			if len(also) == 0 {
-				return nil
+				return Receipt{}, nil
 			}
-			return k.c.Store.WriteRows(ctx, also)
+			return Receipt{}, k.c.Store.WriteRows(ctx, also)
 		}
 		deciding := store.RowWrite{RowKey: k.recordKey(r, currentID), Expect: store.Absent}
 		var writes []store.RowWrite
@@ -374,20 +393,25 @@ func (k *Keeper) deleteRecords(ctx context.Context, r envelope.ResourceID, also 
 			// So many earlier records that one write does not take them all: the oldest
 			// of them go first, the one in force stays until the end.
 			if err := k.c.Store.WriteRows(ctx, writes); err != nil && !errors.Is(err, store.ErrConflict) {
-				return err
+				return Receipt{}, err
 			}
 			continue
 		}
-		writes = append(append([]store.RowWrite{deciding}, writes...), also...)
-		err = k.commit(ctx, deciding, writes)
+		receipt := k.newReceipt(r, receiptOfResource, name)
+		if err := k.describeRoot(ctx, r, &receipt); err != nil {
+			return Receipt{}, err
+		}
+		receipt.RootKeyAt, receipt.OldCopies = &receipt.At, k.oldCopies(receipt.At)
+		writes = append(append([]store.RowWrite{deciding, {RowKey: k.retainedKey(r)}}, writes...), also...)
+		err = k.destroy(ctx, receipt, deciding, writes)
 		if !errors.Is(err, store.ErrConflict) {
-			return err
+			return receipt, err
 		}
 		// Either an update came between, or one of also is not as expected: then the
 		// records are as they were listed, and trying again is of no use.
 		again, listErr := k.c.Store.ListRows(ctx, tableRootKeys, k.partition(r), envelope.Name{}, deletePage)
 		if listErr != nil || sameRevisions(rows, again) {
-			return err
+			return Receipt{}, err
 		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -200,12 +202,15 @@ func TestDeleteOvertakenByAnUpdate(t *testing.T) {
 	f := newFixture(t)
 	r := f.resource(pinned)
 	f.vault.addVersion(version2)
-	f.Keeper.c.Store = &listHookStore{rowStore: f.store, after: func() {
+	hook := &listHookStore{rowStore: f.store}
+	f.under = hook
+	f.restart()
+	hook.do(tableRootKeys, func() {
 		if err := f.Update(context.Background(), r, toVersion2); err != nil {
 			t.Errorf("update: %v", err)
 		}
-	}}
-	if err := f.Delete(t.Context(), r); err != nil {
+	})
+	if _, err := f.Delete(t.Context(), r, "contoso"); err != nil {
 		t.Fatalf("delete: %v", err)
 	}
 	if rows, _ := f.store.ListRows(t.Context(), tableRootKeys, f.partition(r), envelope.Name{}, 10); len(rows) != 0 {
@@ -216,13 +221,29 @@ func TestDeleteOvertakenByAnUpdate(t *testing.T) {
 // listHookStore does something once, after a list was read.
 type listHookStore struct {
 	*rowStore
+
+	mu    sync.Mutex
+	table store.Table
 	after func()
+}
+
+func (s *listHookStore) do(table store.Table, after func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.table, s.after = table, after
 }
 
 func (s *listHookStore) ListRows(ctx context.Context, t store.Table, partition, after envelope.Name, limit int) ([]store.Row, error) {
 	rows, err := s.rowStore.ListRows(ctx, t, partition, after, limit)
-	if do := s.after; do != nil {
+	s.mu.Lock()
+	do := s.after
+	if s.table != t {
+		do = nil
+	} else {
 		s.after = nil
+	}
+	s.mu.Unlock()
+	if do != nil {
 		do()
 	}
 	return rows, err
@@ -258,13 +279,18 @@ func TestStoreFaultsDuringChangesLeaveARecordThatOpens(t *testing.T) {
 				h := f.document(r).Handle()
 				f.vault.addVersion(version2)
 				faulty := &writeFaultStore{rowStore: f.store, err: errDisk, persist: persist, unreadable: unreadable}
-				f.Keeper.c.Store = faulty
+				f.under = faulty
+				f.restart()
+				if err := f.Admit(t.Context(), r); err != nil {
+					t.Fatal(err)
+				}
+				faulty.on.Store(true)
 				err := f.Update(t.Context(), r, toVersion2)
 				wantOK := persist && !unreadable
 				if (err == nil) != wantOK {
 					t.Errorf("update: %v, want success %v", err, wantOK)
 				}
-				f.Keeper.c.Store = f.store
+				faulty.on.Store(false)
 				for range 2 { // in this process, and after a restart
 					if _, err := f.OpenDocument(t.Context(), r, h); err != nil {
 						t.Errorf("open: %v", err)
@@ -283,16 +309,20 @@ func TestStoreFaultsDuringChangesLeaveARecordThatOpens(t *testing.T) {
 	}
 }
 
-// writeFaultStore fails all writes, and then reads.
+// writeFaultStore fails all writes while it is on, and then reads.
 type writeFaultStore struct {
 	*rowStore
+	on                  atomic.Bool
 	err                 error
 	persist, unreadable bool
-	failed              bool
+	failed              atomic.Bool
 }
 
 func (s *writeFaultStore) WriteRows(ctx context.Context, w []store.RowWrite) error {
-	s.failed = true
+	if !s.on.Load() {
+		return s.rowStore.WriteRows(ctx, w)
+	}
+	s.failed.Store(true)
 	if s.persist {
 		if err := s.rowStore.WriteRows(ctx, w); err != nil {
 			return err
@@ -302,7 +332,7 @@ func (s *writeFaultStore) WriteRows(ctx context.Context, w []store.RowWrite) err
 }
 
 func (s *writeFaultStore) GetRow(ctx context.Context, key store.RowKey) (store.Row, error) {
-	if s.failed && s.unreadable {
+	if s.on.Load() && s.failed.Load() && s.unreadable {
 		return store.Row{}, s.err
 	}
 	return s.rowStore.GetRow(ctx, key)
@@ -338,7 +368,7 @@ func TestDeleteDestroysEveryKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.vault.set("*", errSilent) // it needs no key store
-	if err := f.Delete(t.Context(), r); err != nil {
+	if _, err := f.Delete(t.Context(), r, "contoso"); err != nil {
 		t.Fatalf("delete: %v", err)
 	}
 	f.vault.set("*", nil)
@@ -350,9 +380,7 @@ func TestDeleteDestroysEveryKey(t *testing.T) {
 		t.Errorf("%d wrap records are left", len(rows))
 	}
 	// Whoever kept the document's wrapped key and its data has nothing to open them with.
-	f.store.mu.Lock()
-	f.store.rows[documentRow.RowKey] = documentRow
-	f.store.mu.Unlock()
+	f.store.put(documentRow)
 	f.restart()
 	if _, err := f.OpenDocument(t.Context(), r, d.Handle()); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("open with the document key put back: %v, want ErrNotFound", err)
@@ -367,7 +395,7 @@ func TestDeleteDestroysEveryKey(t *testing.T) {
 	if _, err := f.OpenDocument(t.Context(), other, kept.Handle()); err != nil {
 		t.Errorf("the other resource: %v", err)
 	}
-	if err := f.Delete(t.Context(), envelope.ResourceID{99}); err != nil {
+	if _, err := f.Delete(t.Context(), envelope.ResourceID{99}, "contoso"); err != nil {
 		t.Errorf("delete of an unknown resource: %v", err)
 	}
 }
@@ -377,7 +405,7 @@ func TestDeleteWithLostAnswer(t *testing.T) {
 		f := newFixture(t)
 		r := f.resource(pinned)
 		f.store.failNext, f.store.persist = errors.New("disk fault"), persist
-		if err := f.Delete(t.Context(), r); (err == nil) != persist {
+		if _, err := f.Delete(t.Context(), r, "contoso"); (err == nil) != persist {
 			t.Errorf("persist=%v: delete: %v", persist, err)
 		}
 		if err := f.Admit(t.Context(), r); errors.Is(err, store.ErrNotFound) != persist {
@@ -390,7 +418,7 @@ func TestDeleteInOneWriteWithTheCallersRows(t *testing.T) {
 	f := newFixture(t)
 	r := f.resource(pinned)
 	stale := store.RowWrite{RowKey: store.RowKey{Table: "marker"}, Expect: store.AtRevision(3)}
-	if err := f.Delete(t.Context(), r, stale); !errors.Is(err, store.ErrConflict) {
+	if _, err := f.Delete(t.Context(), r, "contoso", stale); !errors.Is(err, store.ErrConflict) {
 		t.Errorf("delete: %v, want ErrConflict", err)
 	}
 	if err := f.Admit(t.Context(), r); err != nil {
@@ -403,7 +431,7 @@ func TestDestroyDocumentEndsItAndItsKey(t *testing.T) {
 	r := f.resource(pinned)
 	d, other := f.document(r), f.document(r)
 	f.vault.set("*", errSilent) // it needs no key store
-	if err := f.store.WriteRows(t.Context(), []store.RowWrite{f.DestroyDocument(r, d.Handle())}); err != nil {
+	if _, err := f.DestroyDocument(t.Context(), r, d.Handle(), "notes"); err != nil {
 		t.Fatal(err)
 	}
 	<-d.Done()
@@ -424,8 +452,8 @@ func sameRows(t *testing.T, a, b *rowStore) {
 	if a.count() != b.count() {
 		t.Errorf("%d rows, want %d", b.count(), a.count())
 	}
-	for k, r := range a.rows {
-		if k.Table != tableKeyUses && b.rows[k].Revision != r.Revision {
+	for k, r := range a.clone().rows {
+		if k.Table != tableKeyUses && b.at(k).Revision != r.Revision {
 			t.Errorf("a row of %s changed", k.Table)
 		}
 	}

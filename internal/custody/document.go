@@ -3,6 +3,7 @@ package custody
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -29,41 +30,105 @@ type Document struct {
 	err    error // why it ended; nil while it lasts
 }
 
-// NewDocument makes handle and key of a new document. The document exists once
-// the returned write was made, in one with the caller's own.
-func (k *Keeper) NewDocument(ctx context.Context, r envelope.ResourceID) (*Document, store.RowWrite, error) {
+// NewDocument makes handle and key of a new document. The document exists once Create
+// was called.
+func (k *Keeper) NewDocument(ctx context.Context, r envelope.ResourceID) (*Document, error) {
 	at := envelope.KeyPlace{Resource: r}
 	rand.Read(at.Document[:]) // never fails, see crypto/rand
 	rand.Read(at.KeyID[:])
 	root, err := k.lock(ctx, r)
 	if err != nil {
-		return nil, store.RowWrite{}, err
+		return nil, err
 	}
 	defer k.mu.Unlock()
-	at.Epoch = root.rec.Epoch
-	key := envelope.NewDocumentKey()
-	wrapped, err := root.key.WrapDocumentKey(key, at)
-	if err != nil {
-		key.Wipe()
-		return nil, store.RowWrite{}, fmt.Errorf("wrap the key of a new document: %w", err)
+	_, at.Epoch = root.newest()
+	return root.open(k, at, envelope.NewDocumentKey()), nil
+}
+
+// Create stores the key of a new document, wrapped, in one write with also. The document
+// exists from then on; store.ErrConflict (wrapped) if one of also is not as expected.
+func (d *Document) Create(ctx context.Context, also ...store.RowWrite) error {
+	for {
+		write, epoch, err := d.wrapped(ctx)
+		if err != nil {
+			return err
+		}
+		guard := d.k.stillOpen(d.at.Resource, epoch, d.at.Document)
+		err = d.k.c.Store.WriteRows(ctx, append([]store.RowWrite{write, guard}, also...))
+		if !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+		// Did the epoch end between wrapping and writing?
+		_, closed := d.k.c.Store.GetRow(ctx, guard.RowKey)
+		if errors.Is(closed, store.ErrNotFound) {
+			return fmt.Errorf("store document key: %w", err)
+		}
+		if closed != nil {
+			return fmt.Errorf("read the end of an epoch: %w", closed)
+		}
+		if err := d.k.refresh(ctx, d.at.Resource); err != nil {
+			return err
+		}
 	}
-	w := store.RowWrite{RowKey: k.documentKeyRow(r, at.Document), Value: &wrapped, Expect: store.Absent}
-	return root.open(k, at, key), w, nil
+}
+
+// wrapped is the write of the document's key under the newest root key, and its epoch.
+func (d *Document) wrapped(ctx context.Context) (store.RowWrite, uint32, error) {
+	root, err := d.k.lock(ctx, d.at.Resource)
+	if err != nil {
+		return store.RowWrite{}, 0, err
+	}
+	defer d.k.mu.Unlock()
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if err := d.unusable(); err != nil {
+		return store.RowWrite{}, 0, err
+	}
+	at := d.at
+	var key envelope.RootKey
+	key, at.Epoch = root.newest()
+	s, err := key.WrapDocumentKey(d.key, at)
+	if err != nil {
+		return store.RowWrite{}, 0, fmt.Errorf("wrap the key of a new document: %w", err)
+	}
+	root.wraps++
+	return store.RowWrite{RowKey: d.k.documentKeyRow(at.Resource, at.Document), Value: &s, Expect: store.Absent}, at.Epoch, nil
 }
 
 // OpenDocument opens the key of an existing document; store.ErrNotFound if it was
 // destroyed.
 func (k *Keeper) OpenDocument(ctx context.Context, r envelope.ResourceID, h envelope.DocumentHandle) (*Document, error) {
-	row, err := k.c.Store.GetRow(ctx, k.documentKeyRow(r, h))
-	if err != nil {
-		return nil, fmt.Errorf("read document key: %w", err)
+	for {
+		row, err := k.c.Store.GetRow(ctx, k.documentKeyRow(r, h))
+		if err != nil {
+			return nil, fmt.Errorf("read document key: %w", err)
+		}
+		d, err := k.openDocument(ctx, r, h, row.Value)
+		if err == nil || !errors.Is(err, store.ErrCorrupt) {
+			return d, err
+		}
+		// It may have been moved to the next root key, and the one before be gone.
+		again, readErr := k.c.Store.GetRow(ctx, row.RowKey)
+		if readErr != nil {
+			return nil, fmt.Errorf("read document key: %w", readErr)
+		}
+		if again.Revision == row.Revision {
+			return nil, err
+		}
 	}
-	root, err := k.lock(ctx, r)
+}
+
+func (k *Keeper) openDocument(ctx context.Context, r envelope.ResourceID, h envelope.DocumentHandle, s envelope.Sealed) (*Document, error) {
+	at, ok := envelope.WrappedPlace(s)
+	if !ok || at.Resource != r || at.Document != h { // before anything is looked for on its word
+		return nil, fmt.Errorf("open document key: %w: it is of another place", store.ErrCorrupt)
+	}
+	root, rootKey, err := k.lockFor(ctx, r, at.Epoch)
 	if err != nil {
 		return nil, err
 	}
 	defer k.mu.Unlock()
-	key, at, err := root.key.UnwrapDocumentKey(row.Value, r, h)
+	key, at, err := rootKey.UnwrapDocumentKey(s, r, h)
 	if err != nil {
 		return nil, fmt.Errorf("open document key: %w: %w", store.ErrCorrupt, err)
 	}
@@ -75,22 +140,6 @@ func (r *root) open(k *Keeper, at envelope.KeyPlace, key envelope.DocumentKey) *
 	d := &Document{k: k, root: r, at: at, done: make(chan struct{}), lease: r.watch.lease, key: key}
 	r.documents[d] = struct{}{}
 	return d
-}
-
-// DestroyDocument returns the write that destroys the document's key; it needs no
-// key store. Whoever has the document open loses it now, before the write is made.
-func (k *Keeper) DestroyDocument(r envelope.ResourceID, h envelope.DocumentHandle) store.RowWrite {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if root := k.roots[r]; root != nil {
-		for d := range root.documents {
-			if d.at.Document == h {
-				d.end(store.ErrNotFound)
-				delete(root.documents, d)
-			}
-		}
-	}
-	return store.RowWrite{RowKey: k.documentKeyRow(r, h), Expect: store.Anything}
 }
 
 // Handle is the document's name in stores.

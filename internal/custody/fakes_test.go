@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"slices"
 	"sort"
@@ -216,6 +217,9 @@ var (
 	errThrottle = refused(keystore.Throttled, 429, "Throttled")
 )
 
+// errKilled: the process that wanted to write is dead.
+var errKilled = errors.New("killed")
+
 // rowStore keeps rows in memory. Faults come in two kinds: a write that is lost, and
 // one that is made but reported as failed.
 type rowStore struct {
@@ -227,6 +231,8 @@ type rowStore struct {
 	failUses error // every write of the log of key uses fails with it
 	persist  bool  // and is made nevertheless
 	failRead error // every read fails with it
+	killAt   int   // from the write with this number on, counted from 1, none is made; 0: never
+	writes   int
 }
 
 // fail makes the next write fail.
@@ -248,6 +254,21 @@ func (s *rowStore) count() (n int) {
 		}
 	}
 	return n
+}
+
+// at and put reach behind the store's back.
+func (s *rowStore) at(key store.RowKey) store.Row {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rows[key]
+}
+
+func (s *rowStore) put(rows ...store.Row) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range rows {
+		s.rows[r.RowKey] = r
+	}
 }
 
 // clone is a copy of the disk.
@@ -290,6 +311,9 @@ func (s *rowStore) ListRows(_ context.Context, t store.Table, partition, after e
 func (s *rowStore) WriteRows(_ context.Context, writes []store.RowWrite) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.writes++; s.killAt > 0 && s.writes >= s.killAt {
+		return errKilled
+	}
 	fail := s.failNext
 	if writes[0].Table == tableKeyUses {
 		fail = s.failUses
@@ -323,7 +347,27 @@ type fixture struct {
 	log     *bytes.Buffer
 	metrics *prometheus.Registry // of this start
 	made    int                  // resources
+	under   store.Store          // in front of store, from the next start on; nil: nothing
+	secret  *memoryFile          // of the retention key; nil: there is none
 	*Keeper
+}
+
+// retentionDays is short: each day of fake time is thousands of probes.
+const retentionDays = 1
+
+// memoryFile is a RetentionFile.
+type memoryFile struct{ content []byte }
+
+func (m *memoryFile) Read() ([]byte, error) {
+	if m.content == nil {
+		return nil, fs.ErrNotExist
+	}
+	return bytes.Clone(m.content), nil
+}
+
+func (m *memoryFile) Replace(b []byte) error {
+	m.content = bytes.Clone(b)
+	return nil
 }
 
 func newFixture(t *testing.T) *fixture {
@@ -336,9 +380,20 @@ func newFixture(t *testing.T) *fixture {
 
 func (f *fixture) start() {
 	f.metrics = prometheus.NewRegistry()
+	var st store.Store = f.store
+	if f.under != nil {
+		st = f.under
+	}
+	var retention *Retention
+	if f.secret != nil {
+		var err error
+		if retention, err = OpenRetention(context.Background(), f.store, f.service, f.secret, retentionDays); err != nil {
+			f.t.Fatalf("open retention: %v", err)
+		}
+	}
 	f.Keeper = New(Config{
 		Metrics: f.metrics,
-		Store:   f.store, Service: f.service, KeyStore: f.vault.as, Hosts: hosts,
+		Store:   st, Service: f.service, Retention: retention, KeyStore: f.vault.as, Hosts: hosts,
 		Log: slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 }
@@ -365,11 +420,11 @@ func (f *fixture) resource(s Settings) envelope.ResourceID {
 // document makes one and stores it.
 func (f *fixture) document(r envelope.ResourceID) *Document {
 	f.t.Helper()
-	d, w, err := f.NewDocument(f.t.Context(), r)
+	d, err := f.NewDocument(f.t.Context(), r)
 	if err != nil {
 		f.t.Fatalf("new document: %v", err)
 	}
-	if err := f.store.WriteRows(f.t.Context(), []store.RowWrite{w}); err != nil {
+	if err := d.Create(f.t.Context()); err != nil {
 		f.t.Fatalf("store document key: %v", err)
 	}
 	return d

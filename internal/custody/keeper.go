@@ -70,9 +70,13 @@ type Config struct {
 	// remembers tokens and challenges.
 	KeyStore func(identity string) keystore.Client
 	Hosts    keystore.Hosts // to parse the key ids of stored wrap records
-	Log      *slog.Logger
-	Metrics  prometheus.Registerer // where the metrics are registered; nil: nowhere
-	Policy   Policy
+	// Retention seals wrapped root keys further, so that old copies of the store become
+	// useless. A store whose records were written with it needs it; nil: there is none,
+	// and whoever keeps an old copy can open it while the customer's key unwraps.
+	Retention *Retention
+	Log       *slog.Logger
+	Metrics   prometheus.Registerer // where the metrics are registered; nil: nowhere
+	Policy    Policy
 }
 
 // Keeper keeps the keys of all resources. It is safe for concurrent use.
@@ -99,8 +103,12 @@ type root struct {
 	watch     *watch
 	key       envelope.RootKey // wiped unless loaded
 	loaded    bool
-	mismatch  time.Time // since when the key store gives a key that is not this one; zero: it does not
-	compared  time.Time // when that was last seen
+	next      envelope.RootKey // that of nextEpoch, while document keys move to it
+	nextEpoch uint32           // 0: none
+	wraps     uint64           // of document keys, under the newest of them
+	looked    time.Time        // when the store is asked next whether the epoch ends
+	mismatch  time.Time        // since when the key store gives a key that is not this one; zero: it does not
+	compared  time.Time        // when that was last seen
 	documents map[*Document]struct{}
 }
 
@@ -120,6 +128,7 @@ func New(c Config) *Keeper {
 	if c.Metrics != nil {
 		c.Metrics.MustRegister(gauges{k})
 	}
+	k.wg.Go(func() { k.housekeep(ctx) })
 	return k
 }
 
@@ -194,6 +203,12 @@ func (k *Keeper) lock(ctx context.Context, r envelope.ResourceID) (*root, error)
 // there is something new to look at in k.roots.
 func (k *Keeper) load(ctx context.Context, r envelope.ResourceID) error {
 	rec, _, err := k.readRecord(ctx, r)
+	if err == nil && rec.Retention == 0 && k.c.Retention != nil {
+		// Of data that was never under a retention key, or not since it was given up.
+		if err = k.reseal(ctx, r); err == nil || errors.Is(err, store.ErrConflict) {
+			rec, _, err = k.readRecord(ctx, r)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -203,6 +218,10 @@ func (k *Keeper) load(ctx context.Context, r envelope.ResourceID) error {
 		return nil
 	}
 	known := k.roots[r]
+	if known != nil && known.rec.Generation > rec.Generation {
+		k.mu.Unlock()
+		return nil // it was replaced since it was read
+	}
 	if known != nil && known.rec.Generation != rec.Generation {
 		k.forget(known, leaseError())
 		known = nil
@@ -280,8 +299,7 @@ func (r *root) mismatchError() *UnusableError {
 
 // end wipes the root's key and ends its documents.
 func (r *root) end(err error) {
-	r.key.Wipe()
-	r.key, r.loaded = envelope.RootKey{}, false
+	r.wipe()
 	for d := range r.documents {
 		d.end(err)
 	}

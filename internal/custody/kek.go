@@ -56,6 +56,8 @@ const (
 	opWrap       = "wrapKey"
 	opUnwrap     = "unwrapKey"
 	opGetDeleted = "getDeleted"
+
+	opDestroy = "destroy" // no key store is asked: what its key protected was destroyed
 )
 
 // reason is why a key is used; part of the audit log.
@@ -69,6 +71,8 @@ const (
 	forUpdate reason = "update" // of a resource's key settings
 	forRotate reason = "rotate" // to the key's newest version
 	forRescue reason = "rescue" // to the newest version, for the one in use was disabled
+	forEpoch  reason = "epoch"  // a new root key takes the place of the one before
+	forDelete reason = "delete" // of a document, or a resource
 )
 
 // kek is a customer's key as one use of it sees it: as one identity, for one reason,

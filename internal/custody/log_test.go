@@ -304,7 +304,7 @@ func BenchmarkWriterSeal256(b *testing.B) {
 	if err := f.Create(b.Context(), r, Settings{}); err != nil {
 		b.Fatal(err)
 	}
-	d, _, err := f.NewDocument(b.Context(), r)
+	d, err := f.NewDocument(b.Context(), r)
 	if err != nil {
 		b.Fatal(err)
 	}

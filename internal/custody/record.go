@@ -21,13 +21,14 @@ const (
 	tableRootKeys     = "root-keys"
 	tableDocumentKeys = "document-keys"
 	tableResources    = "resources" // names partitions only
+	tableRetained     = "retained"  // which resources have a record under the retention key
 
 	currentID  = "current"
 	previousID = "previous/" // and the generation
 )
 
 const (
-	recordVersion  = 1
+	recordVersion  = 2        // 1 had no retention and one epoch; it is read, and written as 2
 	maxRecordBytes = 16 << 10 // the wrapped key has at most 512 B, URLs 512 B, an identity's id 2 KiB
 	maxWrapped     = 1 << 10
 	firstEpoch     = 1
@@ -43,14 +44,16 @@ const (
 // sealed under the service key, so both would have to be forged.
 type wrapRecord struct {
 	Version    int       `json:"version"`
-	Resource   string    `json:"resource"` // hexadecimal
-	Epoch      uint32    `json:"epoch"`
+	Resource   string    `json:"resource"`            // hexadecimal
+	Epoch      uint32    `json:"epoch"`               // counts the root keys of a resource, from 1
+	EpochAt    time.Time `json:"epochAt,omitzero"`    // when this root key was made; zero before version 2
 	Generation uint64    `json:"generation"`          // counts the records of a resource, from 1
 	KeyURL     string    `json:"keyUrl,omitempty"`    // as configured: with or without version
 	KeyID      string    `json:"kid"`                 // the version that wrapped, or "service"
 	Identity   string    `json:"identity,omitempty"`  // as whom
 	Algorithm  string    `json:"algorithm"`           // of the wrap
-	Wrapped    []byte    `json:"wrapped"`             // base64
+	Wrapped    []byte    `json:"wrapped"`             // base64; of a root key that was destroyed: empty
+	Retention  uint64    `json:"retention,omitempty"` // the day under whose key Wrapped is stored sealed; 0: it is not
 	Commitment []byte    `json:"commitment"`          // base64, 32 B
 	CreatedAt  time.Time `json:"createdAt"`           // RFC 3339
 	RequestID  string    `json:"requestId,omitempty"` // the key store's, of the wrap
@@ -109,15 +112,13 @@ func decodeRecord(b []byte, hosts keystore.Hosts) (*wrapRecord, error) {
 func (r *wrapRecord) validate() error {
 	id, err := hex.DecodeString(r.Resource)
 	switch {
-	case r.Version != recordVersion:
+	case r.Version != recordVersion && (r.Version != 1 || r.Epoch != firstEpoch || r.Retention != 0):
 		return fmt.Errorf("version %d is not known", r.Version)
 	case err != nil || len(id) != len(envelope.ResourceID{}):
 		return errors.New("resource is not 16 bytes in hexadecimal")
-	case r.Epoch != firstEpoch:
-		return fmt.Errorf("epoch %d is not known", r.Epoch)
-	case r.Generation == 0:
-		return errors.New("generation is 0")
-	case r.Algorithm == "" || len(r.Wrapped) == 0 || len(r.Wrapped) > maxWrapped:
+	case r.Epoch == 0 || r.Generation == 0:
+		return errors.New("epoch or generation is 0")
+	case r.Algorithm == "" || len(r.Wrapped) > maxWrapped:
 		return errors.New("algorithm or wrapped key is missing, or too long")
 	case len(r.Commitment) != 32:
 		return errors.New("commitment is not 32 bytes")
@@ -150,20 +151,39 @@ func (k *Keeper) documentKeyRow(r envelope.ResourceID, h envelope.DocumentHandle
 }
 
 // readRecord reads the wrap record in force. store.ErrNotFound if the resource has
-// none, store.ErrCorrupt (wrapped) if it does not open or does not belong here.
+// none, store.ErrCorrupt (wrapped) if it does not open or does not belong here,
+// errRetention (wrapped) if it is of a copy of the data that is too old.
 func (k *Keeper) readRecord(ctx context.Context, r envelope.ResourceID) (*wrapRecord, store.Row, error) {
-	return k.readRecordAt(ctx, r, currentID)
+	for tried := uint64(0); ; {
+		rec, row, err := k.readRecordAt(ctx, r, currentID)
+		if err != nil {
+			return nil, store.Row{}, err
+		}
+		rec.Wrapped, err = k.c.Retention.open(rec.place(r), rec.Retention, rec.Wrapped)
+		switch {
+		case errors.Is(err, errRetention) && row.Revision != tried:
+			tried = row.Revision // it may have been sealed anew since it was read, and the key be destroyed
+			continue
+		case err == nil && len(rec.Wrapped) == 0:
+			err = errors.New("its root key was destroyed")
+		}
+		if err != nil {
+			return nil, store.Row{}, fmt.Errorf("open the wrapped root key: %w: %w", store.ErrCorrupt, err)
+		}
+		return rec, row, nil
+	}
 }
 
+func (r *wrapRecord) place(id envelope.ResourceID) envelope.RootPlace {
+	return envelope.RootPlace{Resource: id, Epoch: r.Epoch, Generation: r.Generation}
+}
+
+// readRecordAt reads a record as it is stored: what is wrapped is still sealed under
+// the retention key.
 func (k *Keeper) readRecordAt(ctx context.Context, r envelope.ResourceID, id string) (*wrapRecord, store.Row, error) {
-	key := k.recordKey(r, id)
-	row, err := k.c.Store.GetRow(ctx, key)
+	b, row, err := k.rootRow(ctx, r, id)
 	if err != nil {
-		return nil, store.Row{}, fmt.Errorf("read wrap record: %w", err)
-	}
-	b, err := k.c.Service.OpenRow(tableRootKeys, key.Partition, key.Name, row.Value)
-	if err != nil {
-		return nil, store.Row{}, fmt.Errorf("open wrap record: %w: %w", store.ErrCorrupt, err)
+		return nil, store.Row{}, fmt.Errorf("wrap record: %w", err)
 	}
 	rec, err := decodeRecord(b, k.c.Hosts)
 	if err == nil && rec.Resource != hex.EncodeToString(r[:]) {
@@ -175,18 +195,46 @@ func (k *Keeper) readRecordAt(ctx context.Context, r envelope.ResourceID, id str
 	return rec, row, nil
 }
 
-// recordWrite is the write that stores rec under id.
+// recordWrite is the write that stores rec under id, what is wrapped sealed under the
+// retention key of today.
 func (k *Keeper) recordWrite(r envelope.ResourceID, id string, rec *wrapRecord, expect store.Expect) (store.RowWrite, error) {
-	key := k.recordKey(r, id)
-	b, err := rec.encode()
+	stored := *rec
+	stored.Version, stored.Retention = recordVersion, 0
+	if len(rec.Wrapped) > 0 {
+		var err error
+		if stored.Retention, stored.Wrapped, err = k.c.Retention.seal(rec.place(r), rec.Wrapped); err != nil {
+			return store.RowWrite{}, fmt.Errorf("seal wrap record: %w", err)
+		}
+	}
+	b, err := stored.encode()
 	if err != nil {
 		return store.RowWrite{}, fmt.Errorf("encode wrap record: %w", err)
 	}
-	s, err := k.c.Service.SealRow(tableRootKeys, key.Partition, key.Name, b)
+	return k.rootWrite(r, id, b, expect)
+}
+
+// rootWrite is the write of one row of what is kept about a resource's root keys.
+func (k *Keeper) rootWrite(r envelope.ResourceID, id string, plain []byte, expect store.Expect) (store.RowWrite, error) {
+	key := k.recordKey(r, id)
+	s, err := k.c.Service.SealRow(tableRootKeys, key.Partition, key.Name, plain)
 	if err != nil {
-		return store.RowWrite{}, fmt.Errorf("seal wrap record: %w", err)
+		return store.RowWrite{}, fmt.Errorf("seal a row of root keys: %w", err)
 	}
 	return store.RowWrite{RowKey: key, Value: &s, Expect: expect}, nil
+}
+
+// rootRow reads such a row; store.ErrNotFound (wrapped).
+func (k *Keeper) rootRow(ctx context.Context, r envelope.ResourceID, id string) ([]byte, store.Row, error) {
+	key := k.recordKey(r, id)
+	row, err := k.c.Store.GetRow(ctx, key)
+	if err != nil {
+		return nil, store.Row{}, fmt.Errorf("read a row of root keys: %w", err)
+	}
+	b, err := k.c.Service.OpenRow(tableRootKeys, key.Partition, key.Name, row.Value)
+	if err != nil {
+		return nil, store.Row{}, fmt.Errorf("open a row of root keys: %w: %w", store.ErrCorrupt, err)
+	}
+	return b, row, nil
 }
 
 func previousRecordID(generation uint64) string {

@@ -59,12 +59,13 @@ func TestRecordRefusesWhatItDoesNotKnow(t *testing.T) {
 		return b
 	}
 	for name, b := range map[string][]byte{
-		"UnknownVersion":     set("version", 2),
+		"UnknownVersion":     set("version", 3),
 		"UnknownField":       set("more", 1),
 		"UnknownEpoch":       set("epoch", 2),
 		"ShortResource":      set("resource", "00"),
 		"NoGeneration":       set("generation", 0),
-		"NothingWrapped":     set("wrapped", ""),
+		"NoEpoch":            set("epoch", 0),
+		"OldWithRetention":   set("retention", 20000),
 		"HugeWrapped":        set("wrapped", make([]byte, maxWrapped+1)),
 		"ShortCommitment":    set("commitment", make([]byte, 31)),
 		"NoIdentity":         set("identity", ""),
@@ -114,7 +115,7 @@ func TestTamperedWrapRecordIsRefused(t *testing.T) {
 	r, other := f.resource(pinned), f.resource(pinned)
 	h := f.document(r).Handle()
 	key := f.recordKey(r, currentID)
-	good := f.store.rows[key]
+	good := f.store.at(key)
 	put := func(b []byte) error {
 		s, err := envelope.ParseSealed(b)
 		if err != nil {
@@ -122,7 +123,7 @@ func TestTamperedWrapRecordIsRefused(t *testing.T) {
 		}
 		row := good
 		row.Value = s
-		f.store.rows[key] = row
+		f.store.put(row)
 		f.restart()
 		_, err = f.OpenDocument(t.Context(), r, h)
 		return err
@@ -140,7 +141,7 @@ func TestTamperedWrapRecordIsRefused(t *testing.T) {
 			t.Errorf("opened when cut to %d bytes", n)
 		}
 	}
-	if err := put(f.store.rows[f.recordKey(other, currentID)].Value.Bytes()); !errors.Is(err, store.ErrCorrupt) {
+	if err := put(f.store.at(f.recordKey(other, currentID)).Value.Bytes()); !errors.Is(err, store.ErrCorrupt) {
 		t.Errorf("opened with the other resource's record: %v, want ErrCorrupt", err)
 	}
 	if err := put(stored); err != nil {

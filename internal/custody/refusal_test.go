@@ -138,7 +138,7 @@ func TestNotesGoWithTheLastResource(t *testing.T) {
 		if n := f.notes(); n != 1 {
 			t.Fatalf("%d notes, want 1", n)
 		}
-		if err := f.Delete(t.Context(), r); err != nil {
+		if _, err := f.Delete(t.Context(), r, "contoso"); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()

@@ -67,6 +67,9 @@ func (w *watch) lookAround(ctx context.Context, in *wrapRecord, follow []envelop
 // version in use where it is, and is tried again after VersionEvery.
 func (k *Keeper) adopt(ctx context.Context, r envelope.ResourceID) error {
 	err := k.adoptNewest(ctx, r)
+	for n := 0; n < 3 && errors.Is(err, store.ErrConflict); n++ { // as when the root key was just replaced
+		err = k.adoptNewest(ctx, r)
+	}
 	if err == nil || ctx.Err() != nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrConflict) {
 		return nil // done, stopping, deleted, or changed by someone meanwhile
 	}

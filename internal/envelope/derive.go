@@ -25,6 +25,7 @@ const (
 	labelCommitment     = "tidelock/1/key-commitment"
 	labelRootCommitment = "tidelock/1/root-commitment"
 	labelNamingKey      = "tidelock/1/naming-key"
+	labelNextRetention  = "tidelock/1/next-retention-key"
 )
 
 // appendField appends a length-prefixed field. Without the length, ("ab","c") and

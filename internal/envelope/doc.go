@@ -17,6 +17,8 @@
 //	4 row            ServiceKey    –                                                         a box
 //	5 document key   RootKey       place 44                                                  a box
 //	6 key            ServiceKey    –                                                         a box
+//	7 next root key  RootKey       –                                                         a box
+//	8 wrapped root   RetentionKey  –                                                         a box
 //
 //	place:         resource 16 | document 16 | key id 8 | root epoch 4
 //	box, chunk:    nonce 12 | ciphertext | tag 16

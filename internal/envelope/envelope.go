@@ -55,7 +55,10 @@ const (
 	KindRow         Kind = 4 // a row of management data, under the service key
 	KindDocumentKey Kind = 5 // a document key under its root key
 
-	kindKey Kind = 6 // what ServiceKey.WrapKey makes; never a Sealed
+	// Parts of other values, never a Sealed.
+	kindKey      Kind = 6 // what ServiceKey.WrapKey makes
+	kindNextRoot Kind = 7 // what RootKey.WrapNext makes
+	kindRetained Kind = 8 // what RetentionKey.Seal makes
 )
 
 // KeyPlace says where a document key belongs.

@@ -58,11 +58,11 @@ func newRig(t testing.TB) *rig {
 
 func (r *rig) newDocument() (*custody.Document, *Document) {
 	r.t.Helper()
-	keys, row, err := r.keeper.NewDocument(r.t.Context(), testResource)
+	keys, err := r.keeper.NewDocument(r.t.Context(), testResource)
 	if err != nil {
 		r.t.Fatalf("new document: %v", err)
 	}
-	if err := r.st.WriteRows(r.t.Context(), []store.RowWrite{row}); err != nil {
+	if err := keys.Create(r.t.Context()); err != nil {
 		r.t.Fatalf("store the document's key: %v", err)
 	}
 	r.t.Cleanup(keys.Close)

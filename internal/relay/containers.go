@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/tidelock/tidelock/internal/custody"
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/store"
 )
@@ -65,19 +66,20 @@ func (s *Server) Container(ctx context.Context, tenantID, id string) (Container,
 // DeleteContainer disconnects the clients of a document, destroys its key and removes
 // it; its id stays deleted. store.ErrNotFound if it is not there. After another error
 // the key may be destroyed and something left to remove: the next call does the rest.
-func (s *Server) DeleteContainer(ctx context.Context, tenantID, id string) error {
+func (s *Server) DeleteContainer(ctx context.Context, tenantID, id string) (custody.Receipt, error) {
 	t, found, err := s.c.Tenants.Lookup(ctx, tenantID)
 	if err != nil {
-		return fmt.Errorf("look up tenant %s: %w", tenantID, err)
+		return custody.Receipt{}, fmt.Errorf("look up tenant %s: %w", tenantID, err)
 	}
+	var receipt custody.Receipt
 	existed := false
 	if found {
-		existed, err = s.remove(ctx, t, id)
+		receipt, existed, err = s.remove(ctx, t, id)
 	}
 	if err == nil && !existed {
 		err = fmt.Errorf("document %q: %w", id, store.ErrNotFound)
 	}
-	return err
+	return receipt, err
 }
 
 func (s *Server) container(tenantID string, r documentRecord) Container {

@@ -43,7 +43,7 @@ func TestContainersAreListedInPages(t *testing.T) {
 		}
 		// Deleted ones leave no hole in a page.
 		for _, id := range ids[:3] {
-			if err := r.server.DeleteContainer(t.Context(), testTenant, id); err != nil {
+			if _, err := r.server.DeleteContainer(t.Context(), testTenant, id); err != nil {
 				t.Fatalf("delete: %v", err)
 			}
 		}
@@ -92,12 +92,12 @@ func TestDeletedContainerStaysDeleted(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		id := r.create()
 		a := r.join(id)
-		if err := r.server.DeleteContainer(t.Context(), testTenant, id); err != nil {
+		if _, err := r.server.DeleteContainer(t.Context(), testTenant, id); err != nil {
 			t.Fatalf("delete: %v", err)
 		}
 		a.awaitEnd()
 		for _, when := range []string{"at once", "after a restart"} {
-			if err := r.server.DeleteContainer(t.Context(), testTenant, id); !errors.Is(err, store.ErrNotFound) {
+			if _, err := r.server.DeleteContainer(t.Context(), testTenant, id); !errors.Is(err, store.ErrNotFound) {
 				t.Errorf("%s: delete again: %v, want ErrNotFound", when, err)
 			}
 			if c, err := r.server.Container(t.Context(), testTenant, id); !errors.Is(err, store.ErrNotFound) {
@@ -113,7 +113,7 @@ func TestDeletedContainerStaysDeleted(t *testing.T) {
 			r.restart()
 		}
 		// Its tenant's deletion takes what is left of it.
-		if err := r.keeper.Delete(t.Context(), r.tenant.Resource); err != nil {
+		if _, err := r.keeper.Delete(t.Context(), r.tenant.Resource, "relay"); err != nil {
 			t.Fatalf("destroy keys: %v", err)
 		}
 		if err := r.server.DeleteTenant(t.Context(), testTenant); err != nil {
@@ -140,14 +140,14 @@ func TestDeletionGoesOn(t *testing.T) {
 		r.use(id, func(d *document) { handle = d.keys.Handle() })
 		whole := r.server.c.Store
 		r.server.c.Store = undeletable{r.store}
-		if err := r.server.DeleteContainer(t.Context(), testTenant, id); !errors.Is(err, errDisk) {
+		if _, err := r.server.DeleteContainer(t.Context(), testTenant, id); !errors.Is(err, errDisk) {
 			t.Fatalf("delete: %v, want errDisk", err)
 		}
 		r.server.c.Store = whole
 		if claim, err := r.store.Claim(t.Context(), handle); err != nil || claim.Head == 0 {
 			t.Fatalf("its log: head %d, %v; want ops left over", claim.Head, err)
 		}
-		if err := r.server.DeleteContainer(t.Context(), testTenant, id); !errors.Is(err, store.ErrNotFound) {
+		if _, err := r.server.DeleteContainer(t.Context(), testTenant, id); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("delete again: %v, want ErrNotFound", err)
 		}
 		if claim, err := r.store.Claim(t.Context(), handle); err != nil || claim.Head != 0 {
@@ -171,7 +171,7 @@ func TestContainersNeedNoKey(t *testing.T) {
 		if _, err := r.server.Container(t.Context(), testTenant, id); err != nil {
 			t.Errorf("show: %v", err)
 		}
-		if err := r.server.DeleteContainer(t.Context(), testTenant, id); err != nil {
+		if _, err := r.server.DeleteContainer(t.Context(), testTenant, id); err != nil {
 			t.Errorf("delete: %v", err)
 		}
 	})

@@ -284,7 +284,7 @@ func (s *Server) write(ctx context.Context, t Tenant, id string, in history.Init
 	if err := s.admit(ctx, t); err != nil {
 		return err
 	}
-	keys, keyRow, err := s.c.Custody.NewDocument(ctx, t.Resource)
+	keys, err := s.c.Custody.NewDocument(ctx, t.Resource)
 	if err != nil {
 		return fmt.Errorf("make document key: %w", err)
 	}
@@ -304,7 +304,7 @@ func (s *Server) write(ctx context.Context, t Tenant, id string, in history.Init
 		return err
 	}
 	// From here on the document exists.
-	err = s.c.Store.WriteRows(ctx, []store.RowWrite{keyRow, recordRow})
+	err = keys.Create(ctx, recordRow)
 	if errors.Is(err, store.ErrConflict) {
 		return undo(err)
 	}
@@ -344,19 +344,19 @@ func (s *Server) exists(ctx context.Context, t Tenant, id string) (bool, error) 
 
 // remove destroys a document's key, which makes it unreadable, and marks its record
 // as deleted, then closes its sessions and deletes what is left. It needs no customer
-// key. existed is false if there was none, or none any more; what an earlier call
-// could not delete then is deleted now.
-func (s *Server) remove(ctx context.Context, t Tenant, id string) (existed bool, err error) {
+// key. existed is false, and the receipt zero, if there was none, or none any more; what
+// an earlier call could not delete then is deleted now.
+func (s *Server) remove(ctx context.Context, t Tenant, id string) (receipt custody.Receipt, existed bool, err error) {
 	r, row, err := s.recordOrTombstone(ctx, t.ID, id)
 	if errors.Is(err, errUnknownDocument) {
-		return false, nil
+		return receipt, false, nil
 	}
 	if err != nil {
-		return false, err
+		return receipt, false, err
 	}
 	handle, err := r.handle()
 	if err != nil {
-		return true, err
+		return receipt, true, err
 	}
 	existed = !r.deleted()
 	if existed {
@@ -364,18 +364,17 @@ func (s *Server) remove(ctx context.Context, t Tenant, id string) (existed bool,
 		r.DeletedAt = time.Now().UTC().Truncate(time.Second)
 		mark, err := s.recordWrite(row.RowKey, r, store.Anything)
 		if err != nil {
-			return true, err
+			return receipt, true, err
 		}
-		destroy := s.c.Custody.DestroyDocument(t.Resource, handle)
-		if err := s.c.Store.WriteRows(ctx, []store.RowWrite{mark, destroy}); err != nil {
-			return true, fmt.Errorf("destroy document key: %w", err)
+		if receipt, err = s.c.Custody.DestroyDocument(ctx, t.Resource, handle, id, mark); err != nil {
+			return receipt, true, err
 		}
 		s.tell(topicDeleted, documentNotice{Tenant: t.ID, Document: id})
 	}
 	if err := s.evict(ctx, func(k documentKey) bool { return k == documentKey{t.ID, id} }); err != nil {
-		return existed, err
+		return receipt, existed, err
 	}
-	return existed, s.deleteStored(ctx, handle)
+	return receipt, existed, s.deleteStored(ctx, handle)
 }
 
 func (s *Server) deleteStored(ctx context.Context, h envelope.DocumentHandle) error {

@@ -51,7 +51,7 @@ func TestUnknownDocument(t *testing.T) {
 		if ok, err := r.server.exists(t.Context(), r.tenant, id); ok || err != nil {
 			t.Errorf("exists: %v, %v; want false", ok, err)
 		}
-		if existed, err := r.server.remove(t.Context(), r.tenant, id); existed || err != nil {
+		if _, existed, err := r.server.remove(t.Context(), r.tenant, id); existed || err != nil {
 			t.Errorf("remove: %v, %v; want false", existed, err)
 		}
 		c := r.dial()
@@ -92,7 +92,7 @@ func TestRemoveClosesAndDestroys(t *testing.T) {
 		a := r.join(id)
 		handle := [16]byte{}
 		r.use(id, func(d *document) { handle = d.keys.Handle() })
-		existed, err := r.server.remove(t.Context(), r.tenant, id)
+		_, existed, err := r.server.remove(t.Context(), r.tenant, id)
 		if !existed || err != nil {
 			t.Fatalf("remove: %v, %v; want true", existed, err)
 		}
@@ -115,7 +115,7 @@ func TestDeleteTenant(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		ids := []string{r.create(), r.create(), r.create()}
 		a := r.join(ids[0])
-		if err := r.keeper.Delete(t.Context(), r.tenant.Resource); err != nil {
+		if _, err := r.keeper.Delete(t.Context(), r.tenant.Resource, "relay"); err != nil {
 			t.Fatalf("destroy keys: %v", err)
 		}
 		for range 2 { // the second time there is nothing to do

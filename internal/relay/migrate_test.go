@@ -137,7 +137,7 @@ func TestMigratedDocumentIsSummarized(t *testing.T) {
 func TestMigrationRefusals(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		exists, deleted := r.create(), r.create()
-		if err := r.server.DeleteContainer(t.Context(), testTenant, deleted); err != nil {
+		if _, err := r.server.DeleteContainer(t.Context(), testTenant, deleted); err != nil {
 			t.Fatal(err)
 		}
 		for _, c := range []struct {

@@ -175,7 +175,7 @@ func (s *Server) deleteDocument(c *call) error {
 	if !c.claims.has(docDelete) {
 		return errNoDeleteScope
 	}
-	if _, err := s.remove(c.r.Context(), c.tenant, c.documentID()); err != nil {
+	if _, _, err := s.remove(c.r.Context(), c.tenant, c.documentID()); err != nil {
 		return err
 	}
 	c.w.WriteHeader(http.StatusNoContent)

@@ -308,7 +308,7 @@ func (s *Server) deleteSummaries(c *call) error {
 	case soft != "" && !strings.EqualFold(soft, "false"):
 		return badRequestf("Soft-Delete must be true or false.")
 	}
-	if _, err := s.remove(c.r.Context(), c.tenant, c.documentID()); err != nil {
+	if _, _, err := s.remove(c.r.Context(), c.tenant, c.documentID()); err != nil {
 		return err
 	}
 	c.w.WriteHeader(http.StatusNoContent)

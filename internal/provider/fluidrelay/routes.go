@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/tidelock/tidelock/internal/arm"
+	"github.com/tidelock/tidelock/internal/custody"
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/provider/tracked"
 	"github.com/tidelock/tidelock/internal/store"
@@ -17,6 +19,8 @@ const (
 	namespace     = "Microsoft.FluidRelay"
 	containerType = Type + "/fluidRelayContainers"
 )
+
+var releasedVersions = []string{"2022-05-26", "2022-06-01"} // Azure's
 
 // Register adds the routes to rt.
 func (p *Provider) Register(rt *arm.Router) {
@@ -32,7 +36,7 @@ func (p *Provider) Register(rt *arm.Router) {
 		{Method: "GET", Pattern: one, Action: read, Handle: p.get},
 		{Method: "PUT", Pattern: one, Action: Type + "/write", Handle: p.put},
 		{Method: "PATCH", Pattern: one, Action: Type + "/write", Handle: p.patch},
-		{Method: "DELETE", Pattern: one, Action: Type + "/delete", Handle: p.delete},
+		{Method: "DELETE", Pattern: one, Action: Type + "/delete", Versions: deletingVersions, Handle: p.delete},
 		{Method: "POST", Pattern: one + "/listKeys", Action: Type + "/listKeys/action", Handle: p.listKeys},
 		{Method: "POST", Pattern: one + "/regenerateKey", Action: Type + "/regenerateKey/action", Handle: p.regenerateKey},
 	}
@@ -40,11 +44,11 @@ func (p *Provider) Register(rt *arm.Router) {
 		routes = append(routes,
 			arm.Route{Method: "GET", Pattern: one + "/fluidRelayContainers", Action: containerType + "/read", Handle: p.listContainers},
 			arm.Route{Method: "GET", Pattern: one + "/fluidRelayContainers/{container}", Action: containerType + "/read", Handle: p.getContainer},
-			arm.Route{Method: "DELETE", Pattern: one + "/fluidRelayContainers/{container}", Action: containerType + "/delete", Handle: p.deleteContainer})
+			arm.Route{Method: "DELETE", Pattern: one + "/fluidRelayContainers/{container}", Action: containerType + "/delete", Versions: deletingVersions, Handle: p.deleteContainer})
 	}
 	routes = append(routes, p.privateRoutes(one)...)
 	routes = append(routes, p.previewRoutes(one)...)
-	rt.Handle(arm.Provider{Namespace: namespace, Versions: []string{"2022-05-26", "2022-06-01", previewVersion}, Routes: routes})
+	rt.Handle(arm.Provider{Namespace: namespace, Versions: append(slices.Clone(releasedVersions), previewVersion), Routes: routes})
 }
 
 func (p *Provider) get(ctx context.Context, r *arm.Request) (*arm.Response, error) {
@@ -72,29 +76,29 @@ func (p *Provider) list(ctx context.Context, r *arm.Request) (*arm.Response, err
 }
 
 func (p *Provider) delete(ctx context.Context, r *arm.Request) (*arm.Response, error) {
-	existed, err := p.remove(ctx, r.ID, r.Precondition)
+	receipt, existed, err := p.remove(ctx, r.ID, r.Precondition)
 	if err != nil {
 		return nil, tracked.Conflict(r.ID, err)
 	}
 	if !existed {
 		return &arm.Response{Status: http.StatusNoContent}, nil
 	}
-	return &arm.Response{}, nil
+	return deleted(r, receipt), nil
 }
 
 // remove destroys the keys of a server with its row in one write: from then on its data
 // cannot be opened. What is left of it is removed afterwards, now or at the next start.
-func (p *Provider) remove(ctx context.Context, id arm.ResourceID, precondition func(etag string) error) (existed bool, err error) {
+func (p *Provider) remove(ctx context.Context, id arm.ResourceID, precondition func(etag string) error) (receipt custody.Receipt, existed bool, err error) {
 	defer p.locks.Lock(id.Key())()
 	row, err := p.row(ctx, id)
 	if isMissing(err) {
-		return false, nil
+		return receipt, false, nil
 	}
 	if err != nil {
-		return false, err
+		return receipt, false, err
 	}
 	if err := precondition(row.Value.ETag); err != nil {
-		return true, err
+		return receipt, true, err
 	}
 	s := row.Value
 	todo := tombstone{TenantID: s.TenantID}
@@ -103,19 +107,19 @@ func (p *Provider) remove(ctx context.Context, id arm.ResourceID, precondition f
 	}
 	note, err := p.deleted.Put("", s.TenantID, todo, store.Anything)
 	if err != nil {
-		return true, err
+		return receipt, true, err
 	}
-	err = p.c.Custody.Delete(ctx, s.Resource,
+	receipt, err = p.c.Custody.Delete(ctx, s.Resource, s.ID,
 		p.servers.Delete(strings.ToLower(id.Subscription), id.Key(), store.AtRevision(row.Revision)),
 		p.tenants.Delete("", s.TenantID, store.Anything), note)
 	p.forget(s.TenantID)
 	if err != nil {
-		return true, err
+		return receipt, true, err
 	}
 	if err := p.finish(ctx, todo); err != nil {
 		p.c.Log.ErrorContext(ctx, "the data of a deleted server is not removed yet; it is tried again at the next start", "tenant_id", s.TenantID, "err", err)
 	}
-	return true, nil
+	return receipt, true, nil
 }
 
 func (p *Provider) listKeys(ctx context.Context, r *arm.Request) (*arm.Response, error) {
@@ -277,12 +281,12 @@ func (p *Provider) deleteContainer(ctx context.Context, r *arm.Request) (*arm.Re
 	if err != nil {
 		return nil, err
 	}
-	err = p.c.Containers.DeleteContainer(ctx, s.TenantID, r.Param("container"))
+	receipt, err := p.c.Containers.DeleteContainer(ctx, s.TenantID, r.Param("container"))
 	if errors.Is(err, store.ErrNotFound) {
 		return &arm.Response{Status: http.StatusNoContent}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &arm.Response{}, nil
+	return deleted(r, receipt), nil
 }

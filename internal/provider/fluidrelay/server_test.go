@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tidelock/tidelock/internal/arm"
+	"github.com/tidelock/tidelock/internal/custody"
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/provider/fluidrelay"
 	"github.com/tidelock/tidelock/internal/provider/providertest"
@@ -61,12 +62,12 @@ func (c *containers) Container(_ context.Context, _, id string) (fluidrelay.Cont
 	return fluidrelay.Container{}, store.ErrNotFound
 }
 
-func (c *containers) DeleteContainer(_ context.Context, _, id string) error {
+func (c *containers) DeleteContainer(_ context.Context, _, id string) (custody.Receipt, error) {
 	if id != "doc-A" {
-		return store.ErrNotFound
+		return custody.Receipt{}, store.ErrNotFound
 	}
 	c.deleted = append(c.deleted, id)
-	return nil
+	return custody.Receipt{ID: "r", Of: "document", Name: id}, nil
 }
 
 func TestGolden(t *testing.T) {

@@ -25,7 +25,8 @@ type Custody interface {
 	Check(ctx context.Context, s custody.Settings) error
 	Create(ctx context.Context, r envelope.ResourceID, s custody.Settings, also ...store.RowWrite) error
 	Update(ctx context.Context, r envelope.ResourceID, s custody.Settings, also ...store.RowWrite) error
-	Delete(ctx context.Context, r envelope.ResourceID, also ...store.RowWrite) error
+	Delete(ctx context.Context, r envelope.ResourceID, name string, also ...store.RowWrite) (custody.Receipt, error)
+	Receipts(ctx context.Context, after string, limit int) ([]custody.Receipt, string, error)
 	CheckUpdate(ctx context.Context, r envelope.ResourceID, s custody.Settings) error
 	Admit(ctx context.Context, r envelope.ResourceID) error
 	Status(r envelope.ResourceID) custody.Status
@@ -71,7 +72,7 @@ type Containers interface {
 	Container(ctx context.Context, tenantID, id string) (Container, error)
 	// DeleteContainer returns store.ErrNotFound for an unknown one. After another error
 	// it may be called again, and does the rest.
-	DeleteContainer(ctx context.Context, tenantID, id string) error
+	DeleteContainer(ctx context.Context, tenantID, id string) (custody.Receipt, error)
 }
 
 // Container is a document as the management plane shows it.
@@ -175,7 +176,7 @@ func (p *Provider) DeleteGroup(ctx context.Context, subscription, group string) 
 		if err != nil {
 			return err
 		}
-		if _, err := p.remove(ctx, id, func(string) error { return nil }); err != nil {
+		if _, _, err := p.remove(ctx, id, func(string) error { return nil }); err != nil {
 			return fmt.Errorf("delete server %s: %w", s.Name, err)
 		}
 	}
