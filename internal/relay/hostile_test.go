@@ -295,6 +295,44 @@ func TestSignalFlood(t *testing.T) {
 	})
 }
 
+// Two hundred readers stop reading while a writer goes on. What waits for them is the
+// same bytes, and when a queue is full its owner is cut off and his memory is free.
+func TestManyReadersThatStopReading(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		const n = 200
+		id := r.create()
+		w := newCrowd(r, id)
+		w.join(n, true)
+		writer := r.join(id)
+		synctest.Wait()
+		writer.all()
+		before := heap()
+		text := strings.Repeat("x", 500_000)
+		var most int
+		for i := range 30 {
+			writer.submit(text)
+			synctest.Wait()
+			if i%5 == 0 {
+				most = max(most, heap()-before)
+			}
+			writer.all()
+		}
+		// The log is in memory, too, as are 8 MiB of events that all of them share.
+		if limit := 64 << 20; most > limit {
+			t.Errorf("%d MB in use for %d clients that do not read, want at most %d", most>>20, n, limit>>20)
+		}
+		if got := len(r.clientIDs(id)); got != 1 {
+			t.Errorf("%d clients are left, want the writer alone", got)
+		}
+		if waiting := r.server.io.QueuedBytes(); waiting != 0 {
+			t.Errorf("%d bytes wait for nobody", waiting)
+		}
+		writer.submit("still here")
+		writer.awaitMine(1)
+		w.leave()
+	})
+}
+
 // A half-open connection: the peer's machine is gone and says nothing more.
 func TestHalfOpenSocket(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {

@@ -1,7 +1,9 @@
 package sequencer
 
 import (
+	"cmp"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -38,11 +40,16 @@ type modelClient struct {
 	canSummarize bool
 }
 
+var seedFlag = flag.Uint64("seed", 0, "the seed of the first random history; 0: any")
+
+// Over 10^5 steps in each run; go test -run Histories -seed N repeats them.
 func TestRandomHistories(t *testing.T) {
 	const histories, steps = 40, 4000
+	seed := cmp.Or(*seedFlag, rand.Uint64())
+	t.Logf("seeds %d to %d", seed, seed+histories-1)
 	total := map[string]int{}
-	for range histories {
-		w := newWorld(t, rand.Uint64())
+	for i := range uint64(histories) {
+		w := newWorld(t, seed+i)
 		for range steps {
 			w.step()
 			if t.Failed() {

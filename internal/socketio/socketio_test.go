@@ -1,7 +1,10 @@
 package socketio
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -370,6 +373,41 @@ func TestBinaryFrameIsRefused(t *testing.T) {
 			t.Errorf("Closed(%q)", got)
 		}
 	})
+}
+
+// Compression is not spoken: a client that offers it is served without, and one that
+// sends a compressed frame all the same is cut off before anything is unpacked.
+func TestCompressionIsNotSpoken(t *testing.T) {
+	web := httptest.NewServer(newServer(Config{}))
+	defer web.Close()
+	conn, err := net.Dial("tcp", web.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n")
+	in := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := resp.Header.Get("Sec-WebSocket-Extensions"); resp.StatusCode != 101 || got != "" {
+		t.Fatalf("answered %d with extensions %q, want 101 and none", resp.StatusCode, got)
+	}
+	// FIN, RSV1, text; masked with zeros, 4 bytes: RFC 7692, section 6.
+	if _, err := conn.Write([]byte{0x80 | 0x40 | 1, 0x80 | 4, 0, 0, 0, 0, 1, 2, 3, 4}); err != nil {
+		t.Fatal(err)
+	}
+	sent, err := io.ReadAll(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// After the open packet a close frame with a protocol error, RFC 6455, section 7.4.1.
+	at := bytes.IndexByte(sent, 0x88)
+	if at < 0 || len(sent) < at+4 || binary.BigEndian.Uint16(sent[at+2:]) != websocket.CloseProtocolError {
+		t.Errorf("got %q, want the socket closed with %d", sent, websocket.CloseProtocolError)
+	}
 }
 
 func TestEventBeforeConnectIsRefused(t *testing.T) {
