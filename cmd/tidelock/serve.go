@@ -31,6 +31,8 @@ func serveCommand(o *cli.Options) *cobra.Command {
 		return server.Serve(c.Context())
 	}}
 	f.register(c)
+	c.Flags().StringVar(&f.config.KeyStore, "keystore", "embedded", "embedded: relays use keys of this server's vaults; azure: also those of Azure Key Vault and Managed HSM")
+	c.Flags().StringVar(&f.config.KeyStoreConfig, "keystore-config", "", "file that says which credential stands for which identity, for --keystore azure")
 	return c
 }
 

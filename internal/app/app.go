@@ -58,6 +58,8 @@ type surroundings struct {
 	engine func(context.Context, Config) (store.Store, error)
 	// toKeyStores is put between the key stores' clients and the key stores.
 	toKeyStores func(http.RoundTripper) http.RoundTripper
+	// azureHTTP is the way to Azure; nil: the network.
+	azureHTTP http.RoundTripper
 }
 
 // Open takes the addresses, opens the data directory or the database, making what is
@@ -136,15 +138,23 @@ func (a *App) wire(ctx context.Context) (err error) {
 		Store: a.store, Service: a.service, Entra: a.entra, Suffix: a.vaultSuffix(), Login: a.ManagementURL(), Throttle: true, Log: a.c.Log,
 	})
 	hosts := keystore.Hosts{Suffixes: []string{"vault." + Domain, publicVaults}}
+	azure, err := a.openAzure()
+	if err != nil {
+		return err
+	}
+	if azure != nil {
+		// Azure's names are Azure's then, and lead to no vault of this server.
+		hosts = keystore.Hosts{Suffixes: []string{"vault." + Domain}, AzureSuffixes: azure.config.Cloud.Suffixes()}
+	}
 	retention, err := a.openRetention(ctx)
 	if err != nil {
 		return err
 	}
 	a.custody = custody.New(custody.Config{
 		Store: a.store, Service: a.service, Retention: retention, Hosts: hosts, Log: a.c.Log, Metrics: a.metrics,
-		KeyStore: a.keyStores().client, Policy: a.c.Keys,
+		KeyStore: a.keyStores(azure).client, Policy: a.c.Keys,
 	})
-	management, err := a.wireManagement(ctx, hosts)
+	management, err := a.wireManagement(ctx, hosts, azure)
 	if err != nil {
 		return err
 	}

@@ -39,9 +39,13 @@ type Config struct {
 	// KeyRetentionDays is for how many days after a deletion copies of the data from
 	// before can be opened; DefaultKeyRetentionDays.
 	KeyRetentionDays int
-	Log              *slog.Logger
-	Limits           Limits // of the relay; the zero value has the defaults
-	Keys             KeyPolicy
+	// KeyStore is "embedded", the default, for the key vaults of this server, or "azure" for
+	// Azure's own; KeyStoreConfig is the file that the latter needs.
+	KeyStore, KeyStoreConfig string
+
+	Log    *slog.Logger
+	Limits Limits // of the relay; the zero value has the defaults
+	Keys   KeyPolicy
 	// AutoKeyVersionQuota is how many relays may follow their keys' newest versions; 0:
 	// DefaultAutoKeyVersionQuota.
 	AutoKeyVersionQuota int
@@ -103,6 +107,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.KeyRetentionDays == 0 {
 		c.KeyRetentionDays = DefaultKeyRetentionDays
 	}
+	if c.KeyStore == "" {
+		c.KeyStore = keyStoreEmbedded
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -127,6 +134,9 @@ func (c Config) check() error {
 	}
 	if (c.RelayCert == "") != (c.RelayKey == "") {
 		return errors.New("--relay-cert and --relay-key belong together: give both or neither")
+	}
+	if err := c.checkKeyStore(); err != nil {
+		return err
 	}
 	if err := c.checkLocal(); err != nil {
 		return err

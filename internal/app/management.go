@@ -21,7 +21,7 @@ import (
 
 // wireManagement makes the resource providers, and the relay that they and it
 // need each other for.
-func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts) (http.Handler, error) {
+func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts, azure *azureCloud) (http.Handler, error) {
 	groups := resources.New(resources.Config{Store: a.store, Service: a.service, Allowed: a.allowed, Log: a.c.Log})
 	identities := managedidentity.New(managedidentity.Config{
 		Store: a.store, Service: a.service, Directory: a.entra, Subscriptions: groups, Log: a.c.Log,
@@ -33,8 +33,13 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts) (http.Ha
 		return nil, err
 	}
 	a.relay = relay.New(relay.Config{Store: a.store, Custody: a.custody, Service: a.service, Tenants: found, Local: local, Log: a.c.Log, Limits: a.c.Limits, Metrics: a.metrics})
+	var foreign fluidrelay.Foreign // nil, and no interface of a nil pointer
+	if azure != nil {
+		foreign = azure
+	}
 	relays := fluidrelay.New(fluidrelay.Config{
-		Store: a.store, Service: a.service, Custody: a.custody, Hosts: hosts, Vaults: a.vault, Identities: identities,
+		Foreign: foreign,
+		Store:   a.store, Service: a.service, Custody: a.custody, Hosts: hosts, Vaults: a.vault, Identities: identities,
 		Principals: a.entra, Subscriptions: groups, Relay: a.relay, Containers: containers{a.relay}, Allowed: a.allowed, RelayURL: a.RelayURL(), Log: a.c.Log,
 		AutoKeyVersionQuota: a.c.AutoKeyVersionQuota,
 	})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 )
 
 // classify turns whatever a call ended with into an *Error. What is not clearly the
@@ -43,9 +44,15 @@ func classify(op string, key URL, err error) *Error {
 // tokenOutage says that the token service did not answer, or answered that it
 // could not: that is no word about the identity.
 func tokenOutage(err error) bool {
+	status := func(s int) bool { return s == http.StatusTooManyRequests || s >= 500 }
 	var answer *azcore.ResponseError
 	if errors.As(err, &answer) {
-		return answer.StatusCode == http.StatusTooManyRequests || answer.StatusCode >= 500
+		return status(answer.StatusCode)
+	}
+	// azidentity drops the cause of what got no answer: the network, most of the time.
+	var failed *azidentity.AuthenticationFailedError
+	if errors.As(err, &failed) {
+		return failed.RawResponse == nil || status(failed.RawResponse.StatusCode)
 	}
 	var network net.Error
 	return errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)

@@ -3,6 +3,7 @@ package keystore
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -13,6 +14,9 @@ type Hosts struct {
 	// Suffixes are DNS suffixes of vaults that are registered here, such as
 	// "vault.tidelock.localhost"; a host is one label in front of one of them, on any port.
 	Suffixes []string
+	// AzureSuffixes are those of Azure's own key stores, such as "vault.azure.net", which are
+	// on port 443 and no other.
+	AzureSuffixes []string
 }
 
 // URL is a key identifier: https://{vault}.{suffix}[:port]/keys/{name}[/{version}].
@@ -112,6 +116,9 @@ func parseAuthority(authority string, hosts Hosts) (URL, error) {
 	}
 	host = strings.ToLower(host)
 	vault, suffix, _ := strings.Cut(host, ".")
+	if hasPort && port != "443" && admits(hosts.AzureSuffixes, suffix) {
+		return URL{}, malformed("The key URL has the port %s; the key stores of %s are on port 443: leave the port out.", port, suffix)
+	}
 	if !hosts.admit(suffix) {
 		return URL{}, &URLError{Code: codeNotSupported, Message: fmt.Sprintf(
 			"The host %q is no key vault or managed HSM known here. The key must live in one of: %s.", host, hosts)}
@@ -127,7 +134,17 @@ func parseAuthority(authority string, hosts Hosts) (URL, error) {
 }
 
 func (h Hosts) admit(suffix string) bool {
-	for _, s := range h.Suffixes {
+	return admits(h.Suffixes, suffix) || admits(h.AzureSuffixes, suffix)
+}
+
+// InAzure says whether the key store is one of Azure's own, and none of this server.
+func (h Hosts) InAzure(u URL) bool {
+	_, suffix, _ := strings.Cut(u.host, ".")
+	return admits(h.AzureSuffixes, suffix)
+}
+
+func admits(suffixes []string, suffix string) bool {
+	for _, s := range suffixes {
 		if suffix != "" && strings.EqualFold(suffix, s) {
 			return true
 		}
@@ -137,10 +154,11 @@ func (h Hosts) admit(suffix string) bool {
 
 // String lists the hosts as a person would write them.
 func (h Hosts) String() string {
-	if len(h.Suffixes) == 0 {
+	all := slices.Concat(h.Suffixes, h.AzureSuffixes)
+	if len(all) == 0 {
 		return "(none)"
 	}
-	return "*." + strings.Join(h.Suffixes, ", *.")
+	return "*." + strings.Join(all, ", *.")
 }
 
 // parsePath fills in name and version, or empties u.

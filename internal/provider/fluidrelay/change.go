@@ -232,7 +232,7 @@ func (p *Provider) apply(ctx context.Context, c change) (*arm.Response, error) {
 		current = c.before.Value
 	}
 	// Before anything is said of an identity, or done as it: may the caller assign it?
-	if err := p.checkAssignable(ctx, c.caller, current.Identity, c.next.Identity); err != nil {
+	if err := p.checkAssignable(ctx, c, current.Identity, c.next.Identity); err != nil {
 		return nil, err
 	}
 	var key custody.Settings

@@ -71,6 +71,7 @@ func (e *problem) detail() *arm.Error {
 type problems struct {
 	structural []problem // seen from the request and from what is managed here
 	keyStore   []problem // seen by using the key
+	unchecked  []string  // what could not be looked at
 }
 
 func (p *problems) add(code, precise, target, format string, args ...any) {
@@ -152,11 +153,16 @@ func (p *Provider) examine(ctx context.Context, c change, found *problems) (exam
 	}
 	identityUsable := !found.has(codeNoIdentity, codeIdentityType, codeKeyIDType, codeNotAssigned)
 	if identityUsable {
-		if err := p.placeIdentity(ctx, s, directory, found); err != nil {
+		if directory, err = p.placeIdentity(ctx, s, directory, found); err != nil {
 			return e, err
 		}
 	}
-	if !key.IsZero() {
+	foreign := p.foreign(s.Encryption.Identity.ID)
+	switch {
+	case key.IsZero():
+	case foreign != p.c.Hosts.InAzure(key):
+		found.add(codeTenant, preciseVaultTenant, targetURL, "The key store %s and the identity '%s' are not of one cloud: with a key store in Azure goes an identity of --keystore-config, and with a vault of this server one that was made here.", key.Host(), s.Encryption.Identity.ID)
+	default:
 		if err := p.placeVault(ctx, s, directory, key, found); err != nil {
 			return e, err
 		}
@@ -198,40 +204,63 @@ func (p *Provider) directory(ctx context.Context, s server) (entra.DirectoryID, 
 	return p.c.Subscriptions.Directory(ctx, id.Subscription)
 }
 
-// placeIdentity: the identity is in the region and directory of the server.
-func (p *Provider) placeIdentity(ctx context.Context, s server, d entra.DirectoryID, found *problems) error {
-	i, err := p.c.Identities.Identity(ctx, s.Encryption.Identity.ID)
+// placeIdentity: the identity is in the region and directory of the server. It returns the
+// directory in which the vault must be.
+func (p *Provider) placeIdentity(ctx context.Context, s server, d entra.DirectoryID, found *problems) (entra.DirectoryID, error) {
+	i, err := p.identity(ctx, s.Encryption.Identity.ID)
 	if errors.Is(err, store.ErrNotFound) {
 		found.keyStore = append(found.keyStore, problem{codeNoSuchID, codeNoSuchID, targetKeyID, fmt.Sprintf(
 			"The identity '%s' does not exist any more: create it again, or use another one.", s.Encryption.Identity.ID)})
-		return nil
+		return d, nil
 	}
 	if err != nil {
-		return err
+		return d, err
 	}
-	if i.Location != s.Location {
+	if p.foreign(s.Encryption.Identity.ID) {
+		d = i.Directory // a server here belongs to no tenant there: its identity's is what counts
+		if i.Location == "" || d == "" {
+			p.notChecked(ctx, found, "the identity "+i.Name)
+		}
+	}
+	if i.Location != s.Location && i.Location != "" {
 		found.add(codeRegion, preciseIdentityRegion, targetKeyID, "The identity '%s' is in region %s and the Fluid Relay resource in %s; they must be in the same region.", i.Name, i.Location, s.Location)
 	}
 	if i.Directory != d {
 		found.add(codeTenant, preciseIdentityTenant, targetKeyID, "The identity '%s' belongs to tenant %s and the Fluid Relay resource to %s; they must belong to the same tenant.", i.Name, i.Directory, d)
 	}
-	return nil
+	return d, nil
+}
+
+// notChecked says that region and tenant could not be compared.
+func (p *Provider) notChecked(ctx context.Context, found *problems, what string) {
+	found.unchecked = append(found.unchecked, fmt.Sprintf("Region and tenant of %s are not known here: the resource manager of Azure did not say.", what))
+	p.c.Log.WarnContext(ctx, "region and tenant cannot be checked", "of", what)
 }
 
 // placeVault: the vault is in the region and directory of the server. That it does
 // not exist, or is deleted, is for the key store to say.
 func (p *Provider) placeVault(ctx context.Context, s server, d entra.DirectoryID, key keystore.URL, found *problems) error {
-	v, err := p.c.Vaults.Get(ctx, key.Vault())
+	var v vault.Vault
+	var err error
+	if p.c.Hosts.InAzure(key) {
+		v, err = p.c.Foreign.KeyStore(ctx, key.Host())
+	} else {
+		v, err = p.c.Vaults.Get(ctx, key.Vault())
+	}
 	if errors.Is(err, store.ErrNotFound) || err == nil && isDeleted(v) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
+	if v.Location == "" {
+		p.notChecked(ctx, found, "the key store "+v.Name)
+		return nil
+	}
 	if v.Location != s.Location {
 		found.add(codeRegion, preciseVaultRegion, targetURL, "The key vault '%s' is in region %s and the Fluid Relay resource in %s; they must be in the same region.", v.Name, v.Location, s.Location)
 	}
-	if v.Directory != d {
+	if v.Directory != d && d != "" {
 		found.add(codeTenant, preciseVaultTenant, targetURL, "The key vault '%s' belongs to tenant %s and the Fluid Relay resource to %s; they must belong to the same tenant.", v.Name, v.Directory, d)
 	}
 	return nil

@@ -137,22 +137,37 @@ func parseKind(s string) (string, error) {
 		"The identity type '%.64s' is none of None, SystemAssigned, UserAssigned and 'SystemAssigned, UserAssigned'.", s)}
 }
 
+// foreign says whether an identity is in Azure itself.
+func (p *Provider) foreign(id string) bool { return p.c.Foreign != nil && p.c.Foreign.Has(id) }
+
+// identity finds an identity, here or in Azure itself; store.ErrNotFound.
+func (p *Provider) identity(ctx context.Context, id string) (managedidentity.Identity, error) {
+	if p.foreign(id) {
+		return p.c.Foreign.Identity(ctx, id)
+	}
+	return p.c.Identities.Identity(ctx, id)
+}
+
 // checkAssignable refuses identities that are newly assigned and do not exist, or that
 // the caller may not assign: else whoever may write a server could act as any identity.
-func (p *Provider) checkAssignable(ctx context.Context, caller arm.Caller, current, next identity) error {
+func (p *Provider) checkAssignable(ctx context.Context, c change, current, next identity) error {
 	for _, id := range next.User {
 		if current.has(id) {
 			continue
 		}
-		allowed, err := p.c.Allowed(ctx, caller, managedidentity.Type+"/assign/action", id)
+		scope := id
+		if p.foreign(id) {
+			scope = "/subscriptions/" + c.id.Subscription
+		}
+		allowed, err := p.c.Allowed(ctx, c.caller, managedidentity.Type+"/assign/action", scope)
 		if err != nil {
 			return err
 		}
 		if !allowed {
 			return &arm.Error{Status: http.StatusForbidden, Code: "LinkedAuthorizationFailed", Target: "identity.userAssignedIdentities", Message: fmt.Sprintf(
-				"The client with object id '%s' does not have permission to perform action '%s/assign/action' on the linked scope '%s'.", caller.ObjectID, managedidentity.Type, id)}
+				"The client with object id '%s' does not have permission to perform action '%s/assign/action' on the linked scope '%s'.", c.caller.ObjectID, managedidentity.Type, scope)}
 		}
-		_, err = p.c.Identities.Identity(ctx, id)
+		_, err = p.identity(ctx, id)
 		if errors.Is(err, store.ErrNotFound) {
 			return &arm.Error{Status: 400, Code: "FailedIdentityOperation", Target: "identity.userAssignedIdentities", Message: fmt.Sprintf(
 				"Identity operation failed: the user-assigned identity '%s' does not exist.", id)}
@@ -176,7 +191,7 @@ func (p *Provider) describeIdentity(ctx context.Context, s server) (*wireIdentit
 		w.PrincipalID, w.TenantID = principal.ObjectID, string(principal.Directory)
 	}
 	for _, id := range s.Identity.User {
-		found, err := p.c.Identities.Identity(ctx, id)
+		found, err := p.identity(ctx, id)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return nil, err
 		}

@@ -181,6 +181,8 @@ func (p *Provider) encryptionHistory(ctx context.Context, r *arm.Request) (*arm.
 type wireCheck struct {
 	Usable   bool         `json:"usable"`
 	Problems []*arm.Error `json:"problems"` // every failed check, as in the details of a refused PUT
+	// Unchecked says what could not be looked at: only where Azure's own resource manager would know.
+	Unchecked []string `json:"unchecked,omitempty"`
 }
 
 // checkEncryptionOnly answers what a PATCH with this body, or a PUT if there is no such
@@ -205,12 +207,12 @@ func (p *Provider) checkEncryptionOnly(ctx context.Context, r *arm.Request) (*ar
 	if err != nil {
 		return nil, err
 	}
-	err = p.dryRun(ctx, c)
+	unchecked, err := p.dryRun(ctx, c)
 	var refused *arm.Error
 	if err != nil && (!errors.As(err, &refused) || refused.Status == http.StatusForbidden) {
 		return nil, err
 	}
-	w := wireCheck{Usable: err == nil, Problems: []*arm.Error{}}
+	w := wireCheck{Usable: err == nil, Problems: []*arm.Error{}, Unchecked: unchecked}
 	switch {
 	case refused == nil:
 	case len(refused.Details) > 0:
@@ -222,25 +224,25 @@ func (p *Provider) checkEncryptionOnly(ctx context.Context, r *arm.Request) (*ar
 }
 
 // dryRun is apply without its writes.
-func (p *Provider) dryRun(ctx context.Context, c change) error {
+func (p *Provider) dryRun(ctx context.Context, c change) (unchecked []string, err error) {
 	if err := c.check(); err != nil {
-		return err
+		return nil, err
 	}
 	c.next.Identity = c.wanted.identity
 	var current server
 	if c.before != nil {
 		current = c.before.Value
 	}
-	if err := p.checkAssignable(ctx, c.caller, current.Identity, c.next.Identity); err != nil {
-		return err
+	if err := p.checkAssignable(ctx, c, current.Identity, c.next.Identity); err != nil {
+		return nil, err
 	}
 	if c.next.Encryption == nil {
-		return nil
+		return nil, nil
 	}
 	found := &problems{}
 	e, err := p.examine(ctx, c, found)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if e.usable {
 		if c.before == nil {
@@ -249,10 +251,10 @@ func (p *Provider) dryRun(ctx context.Context, c change) error {
 			err = p.c.Custody.CheckUpdate(ctx, c.next.Resource, e.settings)
 		}
 		if err := found.use(err); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return found.err()
+	return found.unchecked, found.err()
 }
 
 // AdmitAll asks for the key of every server, so that each is watched from the start and

@@ -47,6 +47,18 @@ type Vaults interface {
 	Get(ctx context.Context, name string) (vault.Vault, error)
 }
 
+// Foreign finds identities and key stores that are not managed here but in Azure itself. It
+// leaves Location and Directory empty where it does not know them: what is not known is
+// not checked, and said so.
+type Foreign interface {
+	// Has says whether an identity, by resource id, is one of them. As it is no resource here,
+	// the permission to assign it is looked up at the server's subscription.
+	Has(resourceID string) bool
+	Identities
+	// KeyStore finds a key store by host name.
+	KeyStore(ctx context.Context, host string) (vault.Vault, error)
+}
+
 // Principals keeps the principals of system-assigned identities, by the id of the
 // resource that has one.
 type Principals interface {
@@ -99,6 +111,8 @@ type Config struct {
 	// Allowed says whether the caller may do action at scope: assigning an identity
 	// needs a permission on the identity.
 	Allowed func(ctx context.Context, c arm.Caller, action, scope string) (bool, error)
+	// Foreign has the identities and key stores that are in Azure itself; nil: none.
+	Foreign Foreign
 	// RelayURL is how Fluid clients reach the relay; every server has it as endpoints.
 	RelayURL string
 	// AutoKeyVersionQuota is how many servers may follow their keys' newest versions; 0:
