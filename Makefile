@@ -16,12 +16,12 @@ run: ## run the quickstart server
 	$(GO) run ./cmd/tidelock quickstart
 
 .PHONY: test
-test: vet race postgres clients crash ## everything: vet, Go tests under the race detector, PostgreSQL, real clients, crash histories
+test: vet race postgres clients crash azcli ## everything: vet, Go tests under the race detector, PostgreSQL, real clients, crash histories, azure-cli
 
 .PHONY: vet
 vet: ## go vet and gofmt
 	$(GO) vet ./...
-	$(GO) vet -tags e2e ./e2e/...
+	$(GO) vet -tags e2e,azcli ./e2e/...
 	@unformatted=$$(gofmt -l $$(git ls-files "*.go")); \
 	if [ -n "$$unformatted" ]; then echo "not gofmt-clean: $$unformatted"; exit 1; fi
 
@@ -43,6 +43,11 @@ clients: build ## the real Fluid clients against the built server (needs Node 20
 	cd e2e && TIDELOCK_BIN=$(CURDIR)/bin/tidelock npm test
 	cd e2e/v1 && TIDELOCK_BIN=$(CURDIR)/bin/tidelock npm test
 	cd e2e/driver3 && TIDELOCK_BIN=$(CURDIR)/bin/tidelock npm test
+
+.PHONY: azcli
+azcli: build ## Debian's azure-cli and Azure's Python SDK against the built server
+	@command -v az >/dev/null || { echo "make azcli: az is missing; install it (Debian: apt-get install azure-cli)"; exit 1; }
+	TIDELOCK_BIN=$(CURDIR)/bin/tidelock $(GO) test -tags azcli -count 1 -v -timeout 15m ./e2e/azcli
 
 .PHONY: crash
 crash: build ## kill -9 under load, again and again

@@ -23,6 +23,8 @@ const serviceVersion = "1.9.0.0"
 var apiVersions = map[string]bool{
 	"2016-10-01": true, "7.0": true, "7.1": true, "7.2": true, "7.3": true,
 	"7.4": true, "7.5": true, "7.6": true, "2025-07-01": true,
+	// Previews that released SDKs ask for.
+	"7.3-preview": true, "7.4-preview.1": true, "7.5-preview.1": true, "7.6-preview.1": true, "7.6-preview.2": true,
 }
 
 // route is one operation of the data plane.
