@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"iter"
+	"unicode/utf8"
 )
 
 // Elements yields the elements of an array, without surrounding space. A value that is
@@ -57,12 +58,12 @@ func Kind(value []byte) byte {
 // ErrNoString is the error of String for another value.
 var ErrNoString = errors.New("rawjson: not a string")
 
-// String decodes a string.
+// String decodes a string. What is no UTF-8 in it becomes U+FFFD, as in encoding/json.
 func String(value []byte) (string, error) {
 	if Kind(value) != '"' {
 		return "", ErrNoString
 	}
-	if n := len(value); value[0] == '"' && n >= 2 && value[n-1] == '"' && bytes.IndexByte(value, '\\') < 0 {
+	if n := len(value); value[0] == '"' && n >= 2 && value[n-1] == '"' && bytes.IndexByte(value, '\\') < 0 && utf8.Valid(value) {
 		return string(value[1 : n-1]), nil
 	}
 	var s string
