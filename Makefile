@@ -16,12 +16,14 @@ run: ## run the quickstart server
 	$(GO) run ./cmd/tidelock quickstart
 
 .PHONY: test
-test: vet race postgres clients crash azcli ## everything: vet, Go tests under the race detector, PostgreSQL, real clients, crash histories, azure-cli
+test: vet race postgres pkcs11 clients crash azcli ## everything: vet, Go tests under the race detector, PostgreSQL, PKCS#11, real clients, crash histories, azure-cli
 
 .PHONY: vet
 vet: ## go vet and gofmt
 	$(GO) vet ./...
 	$(GO) vet -tags e2e,azcli ./e2e/...
+	$(GO) vet -tags pkcs11 ./internal/...
+	CGO_ENABLED=0 $(GO) build ./...
 	@unformatted=$$(gofmt -l $$(git ls-files "*.go")); \
 	if [ -n "$$unformatted" ]; then echo "not gofmt-clean: $$unformatted"; exit 1; fi
 
@@ -59,6 +61,10 @@ postgres: ## the PostgreSQL engine against real servers (needs PostgreSQL's serv
 		echo "make postgres: PostgreSQL's server programs are missing; install them (Debian: apt-get install postgresql), or run 'make vet race clients crash' without them"; exit 1; }
 	TIDELOCK_POSTGRES=1 $(GO) test -race -count 1 -timeout 20m ./internal/store/postgres/...
 	TIDELOCK_POSTGRES=1 $(GO) test -race -count 1 -timeout 20m -run 'TestServerOnADatabase|TestNodesShare' ./internal/app
+
+.PHONY: pkcs11
+pkcs11: ## keys in a PKCS#11 token: SoftHSM (Debian: softhsm2; without it these tests are skipped)
+	$(GO) test -race -tags pkcs11 -count 1 -timeout 20m -run 'Token|KeyWrap|AtOnce|WhatIsWrong' ./internal/pkcs11/... ./internal/vault ./internal/app
 
 .PHONY: fuzz
 fuzz: ## every fuzz function for FUZZTIME each

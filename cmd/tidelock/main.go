@@ -39,7 +39,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 
 // isUsage tells the errors of cobra's own parsing, which have no type.
 func isUsage(err error) bool {
-	for _, prefix := range []string{"unknown command", "unknown flag", "unknown shorthand", "required flag", "invalid argument", "flag needs an argument", "accepts "} {
+	for _, prefix := range []string{"unknown command", "unknown flag", "unknown shorthand", "required flag", "invalid argument", "flag needs an argument", "accepts ", "at least one of the flags", "if any flags in the group"} {
 		if strings.HasPrefix(err.Error(), prefix) {
 			return true
 		}

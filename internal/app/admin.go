@@ -71,7 +71,7 @@ func (a *App) writeAdmin(p cli.Profile) (cli.Profile, error) {
 	p.ManagementURL = a.ManagementURL()
 	p.CAFile = a.authority.path
 	p.Domain = Domain
-	p.VaultSuffix = a.vaultSuffix()
+	p.VaultSuffix, p.HSMSuffix = a.vaultSuffix(), a.hsmSuffix()
 	p.DirectoryID = string(a.installed.DirectoryID)
 	p.SubscriptionID = a.installed.SubscriptionID
 	raw, err := json.MarshalIndent(p, "", "  ")

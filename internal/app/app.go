@@ -38,13 +38,16 @@ type App struct {
 	metricsListener net.Listener // nil: nobody asked for one
 	metricsHTTP     *http.Server
 
-	store   store.Store
-	entra   *entra.Service
-	vault   *vault.Service
-	custody *custody.Keeper
-	relay   *relay.Server
-	relays  *fluidrelay.Provider
-	vaults  *keyvault.Provider
+	store store.Store
+	entra *entra.Service
+	vault *vault.Service
+	token vault.Token // nil: no PKCS#11 token
+
+	closeToken func() // nil as token is
+	custody    *custody.Keeper
+	relay      *relay.Server
+	relays     *fluidrelay.Provider
+	vaults     *keyvault.Provider
 }
 
 // drainTime bounds an orderly stop; after it connections are cut. Everything that
@@ -97,6 +100,9 @@ func openIn(ctx context.Context, c Config, in surroundings) (_ *App, err error) 
 	if err := a.openStore(ctx); err != nil {
 		return nil, err
 	}
+	if a.token, a.closeToken, err = a.c.PKCS11.open(); err != nil {
+		return nil, err
+	}
 	if a.authority, err = loadAuthority(a.c.DataDir, localScope); err != nil {
 		return nil, err
 	}
@@ -124,7 +130,7 @@ func (a *App) wire(ctx context.Context) (err error) {
 	a.entra, err = entra.Open(ctx, entra.Config{
 		Issuers: issuers,
 		Store:   a.store, Service: a.service, Login: a.ManagementURL(), Audiences: []string{a.ManagementURL()},
-		VaultSuffix: a.vaultSuffix(), Log: a.c.Log,
+		VaultSuffix: a.vaultSuffix(), HSMSuffix: a.hsmSuffix(), Log: a.c.Log,
 	})
 	if err != nil {
 		return fmt.Errorf("open the directory service: %w", err)
@@ -135,16 +141,17 @@ func (a *App) wire(ctx context.Context) (err error) {
 		}
 	}
 	a.vault = vault.New(vault.Config{
-		Store: a.store, Service: a.service, Entra: a.entra, Suffix: a.vaultSuffix(), Login: a.ManagementURL(), Throttle: true, Log: a.c.Log,
+		Store: a.store, Service: a.service, Entra: a.entra, Suffix: a.vaultSuffix(), HSMSuffix: a.hsmSuffix(), Login: a.ManagementURL(),
+		Roles: a.entra.AllowedData, Token: a.token, Throttle: true, Log: a.c.Log,
 	})
-	hosts := keystore.Hosts{Suffixes: []string{"vault." + Domain, publicVaults}}
+	hosts := keystore.Hosts{Suffixes: []string{"vault." + Domain, "managedhsm." + Domain, publicVaults, publicHSMs}}
 	azure, err := a.openAzure()
 	if err != nil {
 		return err
 	}
 	if azure != nil {
 		// Azure's names are Azure's then, and lead to no vault of this server.
-		hosts = keystore.Hosts{Suffixes: []string{"vault." + Domain}, AzureSuffixes: azure.config.Cloud.Suffixes()}
+		hosts = keystore.Hosts{Suffixes: []string{"vault." + Domain, "managedhsm." + Domain}, AzureSuffixes: azure.config.Cloud.Suffixes()}
 	}
 	retention, err := a.openRetention(ctx)
 	if err != nil {
@@ -220,6 +227,9 @@ func (a *App) stop(ctx context.Context) error {
 		a.managementHTTP.Shutdown(ctx),
 	}
 	a.custody.Close()
+	if a.closeToken != nil {
+		a.closeToken()
+	}
 	// The metrics last: that a stop takes long can be watched.
 	return errors.Join(append(errs, a.store.Close(), a.metricsHTTP.Shutdown(ctx))...)
 }
@@ -233,6 +243,9 @@ func (a *App) Close() {
 	}
 	if a.custody != nil {
 		a.custody.Close()
+	}
+	if a.closeToken != nil {
+		a.closeToken()
 	}
 	if a.store != nil {
 		_ = a.store.Close() // nothing was written that was not durable
@@ -267,10 +280,15 @@ func (a *App) ManagementURL() string { return "https://" + a.managementListener.
 
 // vaultSuffix is what follows a vault's name in its host. The port is part of it:
 // clients compare it with their challenge.
-func (a *App) vaultSuffix() string {
+func (a *App) vaultSuffix() string { return "vault." + Domain + ":" + a.managementPort() }
+
+// hsmSuffix is vaultSuffix for managed HSMs.
+func (a *App) hsmSuffix() string { return "managedhsm." + Domain + ":" + a.managementPort() }
+
+func (a *App) managementPort() string {
 	_, port, err := net.SplitHostPort(a.managementListener.Addr().String())
 	if err != nil {
 		panic("internal error: a bound listener has no port: " + err.Error())
 	}
-	return "vault." + Domain + ":" + port
+	return port
 }

@@ -43,7 +43,7 @@ type authorityScope struct {
 var localScope = authorityScope{
 	file: "ca", name: "Tidelock local authority",
 	domains: []string{"localhost", Domain}, ranges: loopbackRanges(),
-	dnsNames:  []string{"localhost", Domain, "*." + Domain, "*.vault." + Domain},
+	dnsNames:  []string{"localhost", Domain, "*." + Domain, "*.vault." + Domain, "*.managedhsm." + Domain},
 	addresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
 }
 

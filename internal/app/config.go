@@ -36,6 +36,8 @@ type Config struct {
 	// PrivateIssuers are OpenID providers, as URLs, that may be at an address that is not
 	// public. Others, named in federated credentials, are asked at public ones only.
 	PrivateIssuers []string
+	// PKCS11 is the token of managed HSMs; the zero value: there are none.
+	PKCS11 PKCS11
 	// KeyRetentionDays is for how many days after a deletion copies of the data from
 	// before can be opened; DefaultKeyRetentionDays.
 	KeyRetentionDays int
@@ -139,6 +141,9 @@ func (c Config) check() error {
 		return err
 	}
 	if err := c.checkLocal(); err != nil {
+		return err
+	}
+	if err := c.PKCS11.check(); err != nil {
 		return err
 	}
 	if c.RelayCert == "" && !loopback(c.RelayAddr) {

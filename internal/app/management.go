@@ -74,7 +74,7 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts, azure *a
 		vault: a.vault.Handler(), authority: a.entra.Handler(), manager: router, graph: directory,
 		metadata: resources.MetadataHandler(resources.Cloud{
 			Name: "Tidelock", ManagementURL: a.ManagementURL(), LoginURL: a.ManagementURL(), GraphURL: a.ManagementURL() + entra.GraphPath, ADFS: true,
-			VaultSuffix: a.vaultSuffix(),
+			VaultSuffix: a.vaultSuffix(), HSMSuffix: a.hsmSuffix(),
 		}),
 		publicMetadata: resources.MetadataHandler(resources.Cloud{
 			Name: "AzureCloud", ManagementURL: "https://" + publicManagement, LoginURL: "https://" + publicLogin, GraphURL: "https://" + publicGraph,

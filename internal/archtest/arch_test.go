@@ -29,6 +29,7 @@ var mayImport = map[string][]string{
 	"relay":     {"envelope", "cluster", "custody", "history", "rawjson", "row", "sequencer", "socketio", "store"},
 	"entra":     {"arm", "envelope", "row", "store"},
 	"vault":     {"arm", "entra", "envelope", "row", "store"},
+	"pkcs11":    {},
 	"provider":  {"arm", "custody", "entra", "envelope", "keystore", "row", "store", "vault"},
 	"bench":     {"rawjson"},
 	"cli":       {"bench"},

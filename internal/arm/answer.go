@@ -66,6 +66,9 @@ func (a *answer) succeed(r *http.Request, resp *Response) {
 	if resp.ETag != "" {
 		a.w.Header().Set("ETag", resp.ETag)
 	}
+	if resp.Poll != "" {
+		a.w.Header().Set("Location", "https://"+r.Host+resp.Poll)
+	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		a.c.Log.InfoContext(r.Context(), "management request done", a.attrs(r, resp.Status)...)
 	}

@@ -67,6 +67,8 @@ type Response struct {
 	Status int // 0 is 200
 	Body   any
 	ETag   string
+	// Poll is the path, with its query, where a client asks how a 202 ended.
+	Poll string
 }
 
 // Provider is one resource provider's part of the surface.

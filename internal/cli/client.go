@@ -96,7 +96,16 @@ func transport(roots *x509.CertPool, address, domain string) *http.Transport {
 
 // Keys returns the real Key Vault client for a vault of this server.
 func (c *Client) Keys(vault string) (*azkeys.Client, error) {
-	return azkeys.NewClient("https://"+vault+"."+c.profile.VaultSuffix, c.credential, &azkeys.ClientOptions{
+	return c.keysAt(vault + "." + c.profile.VaultSuffix)
+}
+
+// HSMKeys is Keys for a managed HSM.
+func (c *Client) HSMKeys(hsm string) (*azkeys.Client, error) {
+	return c.keysAt(hsm + "." + c.profile.HSMSuffix)
+}
+
+func (c *Client) keysAt(host string) (*azkeys.Client, error) {
+	return azkeys.NewClient("https://"+host, c.credential, &azkeys.ClientOptions{
 		ClientOptions: azcore.ClientOptions{Transport: c.http, Retry: policy.RetryOptions{MaxRetries: -1}},
 	})
 }

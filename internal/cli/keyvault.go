@@ -13,7 +13,7 @@ import (
 )
 
 // keyFlags name a key, or one version of it.
-type keyFlags struct{ vault, name, version string }
+type keyFlags struct{ vault, hsm, name, version string }
 
 func (o *Options) keyvaultCommand() *cobra.Command {
 	parent := &cobra.Command{Use: "keyvault", Short: "Key vaults of this server"}
@@ -36,7 +36,7 @@ func (o *Options) keyCommand(use, short string, versioned bool, run func(context
 		if err != nil {
 			return err
 		}
-		client, keys, err := o.vault(f.vault)
+		client, keys, err := o.vault(f)
 		if err != nil {
 			return err
 		}
@@ -46,21 +46,33 @@ func (o *Options) keyCommand(use, short string, versioned bool, run func(context
 		}
 		return printKeys(p, keyView(bundle.Key.KID, bundle.Key.Kty, bundle.Attributes))
 	}}
-	c.Flags().StringVar(&f.vault, "vault", "", "name of the vault")
+	f.register(c)
 	c.Flags().StringVar(&f.name, "name", "", "name of the key")
-	required(c, "vault", "name")
+	required(c, "name")
 	if versioned {
 		c.Flags().StringVar(&f.version, "version", "", "version of the key (default: the newest)")
 	}
 	return c
 }
 
-func (o *Options) vault(name string) (*Client, *azkeys.Client, error) {
+// register adds the flags that say where the key is.
+func (f *keyFlags) register(c *cobra.Command) {
+	c.Flags().StringVar(&f.vault, "vault", "", "name of the vault")
+	c.Flags().StringVar(&f.hsm, "hsm", "", "name of the managed HSM, instead of a vault")
+	c.MarkFlagsOneRequired("vault", "hsm")
+	c.MarkFlagsMutuallyExclusive("vault", "hsm")
+}
+
+func (o *Options) vault(f keyFlags) (*Client, *azkeys.Client, error) {
 	client, err := o.connect()
 	if err != nil {
 		return nil, nil, err
 	}
-	keys, err := client.Keys(name)
+	if f.hsm != "" {
+		keys, err := client.HSMKeys(f.hsm)
+		return client, keys, err
+	}
+	keys, err := client.Keys(f.vault)
 	return client, keys, err
 }
 
@@ -70,12 +82,15 @@ func (o *Options) showKey(ctx context.Context, keys *azkeys.Client, f keyFlags) 
 }
 
 func (o *Options) createKey(ctx context.Context, keys *azkeys.Client, f keyFlags) (azkeys.KeyBundle, error) {
-	return createRSA(ctx, keys, f.name)
+	if f.hsm != "" {
+		return createRSA(ctx, keys, f.name, azkeys.KeyTypeRSAHSM)
+	}
+	return createRSA(ctx, keys, f.name, azkeys.KeyTypeRSA)
 }
 
-func createRSA(ctx context.Context, keys *azkeys.Client, name string) (azkeys.KeyBundle, error) {
+func createRSA(ctx context.Context, keys *azkeys.Client, name string, kind azkeys.KeyType) (azkeys.KeyBundle, error) {
 	r, err := keys.CreateKey(ctx, name, azkeys.CreateKeyParameters{
-		Kty: to.Ptr(azkeys.KeyTypeRSA), KeySize: to.Ptr(int32(3072)),
+		Kty: &kind, KeySize: to.Ptr(int32(3072)),
 	}, nil)
 	return r.KeyBundle, err
 }
@@ -98,13 +113,13 @@ func (o *Options) setKeyEnabled(enabled bool) func(context.Context, *azkeys.Clie
 }
 
 func (o *Options) listKeysCommand() *cobra.Command {
-	var vault string
+	var f keyFlags
 	c := &cobra.Command{Use: "list", Short: "List the keys of a vault", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 		p, err := o.printer()
 		if err != nil {
 			return err
 		}
-		client, keys, err := o.vault(vault)
+		client, keys, err := o.vault(f)
 		if err != nil {
 			return err
 		}
@@ -112,7 +127,7 @@ func (o *Options) listKeysCommand() *cobra.Command {
 		for pager := keys.NewListKeyPropertiesPager(nil); pager.More(); {
 			page, err := pager.NextPage(c.Context())
 			if err != nil {
-				return client.vaultError("list the keys of "+vault, err)
+				return client.vaultError("list the keys of "+f.vault+f.hsm, err)
 			}
 			for _, k := range page.Value {
 				views = append(views, keyView(k.KID, nil, k.Attributes))
@@ -120,8 +135,7 @@ func (o *Options) listKeysCommand() *cobra.Command {
 		}
 		return printKeys(p, views...)
 	}}
-	c.Flags().StringVar(&vault, "vault", "", "name of the vault")
-	required(c, "vault")
+	f.register(c)
 	return c
 }
 

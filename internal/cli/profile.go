@@ -14,6 +14,7 @@ type Profile struct {
 	CAFile         string `json:"caFile"`        // PEM, to be trusted for it
 	Domain         string `json:"domain"`        // names under it lead to ManagementURL's address
 	VaultSuffix    string `json:"vaultSuffix"`   // vaults are https://{name}.{VaultSuffix}
+	HSMSuffix      string `json:"hsmSuffix"`     // the same of managed HSMs
 	DirectoryID    string `json:"directoryId"`
 	SubscriptionID string `json:"subscriptionId"`
 	ClientID       string `json:"clientId"`

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
 )
 
 // What quickstart makes, by name.
@@ -133,7 +134,7 @@ func (c *Client) seedKey(ctx context.Context) (string, error) {
 	bundle := found.KeyBundle
 	var refused *azcore.ResponseError
 	if errors.As(err, &refused) && refused.StatusCode == http.StatusNotFound {
-		bundle, err = createRSA(ctx, keys, seedKey)
+		bundle, err = createRSA(ctx, keys, seedKey, azkeys.KeyTypeRSA)
 	}
 	if err != nil {
 		return "", c.vaultError("key "+seedKey, err)

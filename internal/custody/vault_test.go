@@ -131,7 +131,7 @@ func TestKeyRulesAgainstTheEmbeddedVault(t *testing.T) {
 			v.put(func(x *vault.Vault) { x.DefaultDeny, x.BypassTrusted = true, false })
 		}, func(v *realVault) { v.put(func(*vault.Vault) {}) }, reasonFirewall, time.Minute},
 		{"VaultDeleted", func(v *realVault) {
-			if err := v.vaults.Delete(v.t.Context(), "contoso"); err != nil {
+			if err := v.vaults.Delete(v.t.Context(), vault.Vault{Name: "contoso"}); err != nil {
 				v.t.Fatal(err)
 			}
 		}, func(v *realVault) { v.put(func(*vault.Vault) {}) }, reasonVaultDeleted, 2 * time.Minute},

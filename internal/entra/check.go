@@ -81,13 +81,22 @@ func (s *Service) Graph(r *http.Request) (Caller, error) {
 // Vault checks a request's bearer token for the vault data plane, for a vault of
 // this directory. The error is a *TokenError, unless the store failed.
 func (s *Service) Vault(r *http.Request, d DirectoryID) (Caller, error) {
+	return s.dataPlane(r, d, s.vault, AudienceVault)
+}
+
+// ManagedHSM is Vault for the data plane of managed HSMs.
+func (s *Service) ManagedHSM(r *http.Request, d DirectoryID) (Caller, error) {
+	return s.dataPlane(r, d, s.hsm, AudienceHSM)
+}
+
+func (s *Service) dataPlane(r *http.Request, d DirectoryID, served audiences, public string) (Caller, error) {
 	c, f, err := s.verify(r)
 	if err != nil {
 		return Caller{}, err
 	}
 	switch {
 	case f != faultNone:
-	case !s.vault.has(c.Audience):
+	case !served.has(c.Audience):
 		f = faultAudience
 	case !strings.EqualFold(c.Directory, string(d)):
 		f = faultDirectory
@@ -97,7 +106,7 @@ func (s *Service) Vault(r *http.Request, d DirectoryID) (Caller, error) {
 		return Caller{}, err
 	}
 	if f != faultNone {
-		return Caller{}, vaultError(f, c, d)
+		return Caller{}, vaultError(f, c, d, public)
 	}
 	return caller, nil
 }
@@ -237,7 +246,7 @@ var vaultCodes = map[fault]string{
 }
 
 // vaultError says a fault in the words of Azure Key Vault.
-func vaultError(f fault, c claims, d DirectoryID) *TokenError {
+func vaultError(f fault, c claims, d DirectoryID, public string) *TokenError {
 	code := vaultCodes[f]
 	e := &TokenError{Code: "Unauthorized", Vault: code}
 	switch f {
@@ -248,7 +257,7 @@ func vaultError(f fault, c claims, d DirectoryID) *TokenError {
 	case faultEarly:
 		e.Message = "[" + code + "] Error validating token: it is not valid yet."
 	case faultAudience:
-		e.Message = fmt.Sprintf("%s: Invalid audience. Expected %s, found: %s.", code, AudienceVault, c.Audience)
+		e.Message = fmt.Sprintf("%s: Invalid audience. Expected %s, found: %s.", code, public, c.Audience)
 	case faultDirectory:
 		e.Message = fmt.Sprintf("%s: Invalid issuer. Expected one of %s, found %s.", code, issuerOf(d), c.Issuer)
 	case faultPrincipal:

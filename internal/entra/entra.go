@@ -21,6 +21,7 @@ type DirectoryID string
 const (
 	AudienceManagement = "https://management.azure.com" // also management.core.windows.net, and our own URL
 	AudienceVault      = "https://vault.azure.net"
+	AudienceHSM        = "https://managedhsm.azure.net"
 	AudienceGraph      = "https://graph.microsoft.com" // also GraphPath below our own URL
 )
 
@@ -40,6 +41,7 @@ type Config struct {
 	// VaultSuffix is the DNS suffix of vaults here, with the port if there is one:
 	// "https://"+VaultSuffix is a vault audience too.
 	VaultSuffix string
+	HSMSuffix   string // the same of managed HSMs
 	// Issuers is the client that asks other OpenID providers, as NewIssuerClient
 	// returns it; nil: one that reaches public addresses only.
 	Issuers *http.Client
@@ -58,6 +60,7 @@ type Service struct {
 
 	management audiences
 	vault      audiences
+	hsm        audiences
 	graph      audiences
 
 	directories row.Table[directoryRow]
@@ -90,6 +93,7 @@ func Open(ctx context.Context, c Config) (*Service, error) {
 			AudienceManagement, "https://management.core.windows.net", c.Login,
 		}, c.Audiences...)...),
 		vault:       newAudiences(AudienceVault, "https://"+c.VaultSuffix),
+		hsm:         newAudiences(AudienceHSM, "https://"+c.HSMSuffix),
 		graph:       newAudiences(AudienceGraph, strings.TrimSuffix(c.Login, "/")+GraphPath),
 		directories: row.NewTable[directoryRow](c.Store, c.Service, "entra-directories"),
 		principals:  row.NewTable[principalRow](c.Store, c.Service, "entra-principals"),

@@ -52,7 +52,7 @@ func (c claims) GetAudience() (jwt.ClaimStrings, error)       { return jwt.Claim
 
 // knows says whether resource is a service here that tokens are given for.
 func (s *Service) knows(resource string) bool {
-	return s.management.has(resource) || s.vault.has(resource) || s.graph.has(resource)
+	return s.management.has(resource) || s.vault.has(resource) || s.hsm.has(resource) || s.graph.has(resource)
 }
 
 // issue signs a token of p for a resource, which is echoed as it was asked for.

@@ -43,9 +43,12 @@ func (v Vault) admit(r *http.Request, c entra.Caller) error {
 		address, identify(c), v.Name, v.Location)
 }
 
-// permit asks whether the caller may do what the route does: by the vault's roles, or
-// by its access policies.
+// permit asks whether the caller may do what the route does: by an HSM's own roles, by
+// a vault's roles, or by its access policies.
 func (s *Service) permit(ctx context.Context, c *call) error {
+	if c.vault.HSM {
+		return s.permitHSM(ctx, c)
+	}
 	if !c.vault.RBAC {
 		return c.vault.permit(c.caller, c.route.permission)
 	}

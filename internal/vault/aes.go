@@ -7,17 +7,17 @@ import (
 
 // aesAlgorithm is an algorithm of oct-HSM keys.
 type aesAlgorithm struct {
-	mode AESMode
+	mode string
 	bits int // of the key; 0: any
 	wrap bool
 }
 
 var aesAlgorithms = map[string]aesAlgorithm{
-	"A128KW": {ModeKW, 128, true}, "A192KW": {ModeKW, 192, true}, "A256KW": {ModeKW, 256, true},
-	"CKM_AES_KEY_WRAP": {ModeKW, 0, true}, "CKM_AES_KEY_WRAP_PAD": {ModeKWP, 0, true},
-	"A128GCM": {ModeGCM, 128, false}, "A192GCM": {ModeGCM, 192, false}, "A256GCM": {ModeGCM, 256, false},
-	"A128CBC": {ModeCBC, 128, false}, "A192CBC": {ModeCBC, 192, false}, "A256CBC": {ModeCBC, 256, false},
-	"A128CBCPAD": {ModeCBCPad, 128, false}, "A192CBCPAD": {ModeCBCPad, 192, false}, "A256CBCPAD": {ModeCBCPad, 256, false},
+	"A128KW": {modeKW, 128, true}, "A192KW": {modeKW, 192, true}, "A256KW": {modeKW, 256, true},
+	"CKM_AES_KEY_WRAP": {modeKW, 0, true},
+	"A128GCM":          {modeGCM, 128, false}, "A192GCM": {modeGCM, 192, false}, "A256GCM": {modeGCM, 256, false},
+	"A128CBC": {modeCBC, 128, false}, "A192CBC": {modeCBC, 192, false}, "A256CBC": {modeCBC, 256, false},
+	"A128CBCPAD": {modeCBCPad, 128, false}, "A192CBCPAD": {modeCBCPad, 192, false}, "A256CBCPAD": {modeCBCPad, 256, false},
 }
 
 func (a aesAlgorithm) check(v versionRow, operation, alg, kid string) error {
@@ -45,18 +45,18 @@ func (s *Service) operateAES(v versionRow, operation, alg string, in operand) (o
 		return operand{}, errNoToken
 	}
 	a := aesAlgorithms[alg]
-	if a.mode != ModeGCM && (in.aad != nil || in.tag != nil) || a.wrap && in.iv != nil {
+	if a.mode != modeGCM && (in.aad != nil || in.tag != nil) || a.wrap && in.iv != nil {
 		return operand{}, badParameter("Properties 'iv', 'aad' and 'tag' do not all apply to algorithm '%s'.", alg)
 	}
 	if operation == opEncrypt || operation == opWrap {
 		return s.encryptAES(v, a, in)
 	}
 	switch a.mode {
-	case ModeGCM:
+	case modeGCM:
 		if len(in.iv) != gcmNonceBytes || len(in.tag) != gcmTagBytes {
 			return operand{}, badParameter("Algorithm '%s' needs an 'iv' of %d bytes and a 'tag' of %d.", alg, gcmNonceBytes, gcmTagBytes)
 		}
-	case ModeCBC, ModeCBCPad:
+	case modeCBC, modeCBCPad:
 		if len(in.iv) != cbcIVBytes {
 			return operand{}, badParameter("Algorithm '%s' needs an 'iv' of %d bytes.", alg, cbcIVBytes)
 		}
@@ -74,14 +74,14 @@ func (s *Service) encryptAES(v versionRow, a aesAlgorithm, in operand) (operand,
 	}
 	out := operand{iv: in.iv, aad: in.aad}
 	switch a.mode {
-	case ModeGCM:
+	case modeGCM:
 		// The nonce is ours alone: one used twice would give the key away.
 		if in.iv != nil {
 			return operand{}, badParameter("Property 'iv' must be left out: the vault makes the nonce of GCM.")
 		}
 		out.iv = make([]byte, gcmNonceBytes)
 		_, _ = rand.Read(out.iv)
-	case ModeCBC, ModeCBCPad:
+	case modeCBC, modeCBCPad:
 		if len(in.iv) != cbcIVBytes {
 			return operand{}, badParameter("CBC needs an 'iv' of %d bytes.", cbcIVBytes)
 		}
@@ -93,7 +93,7 @@ func (s *Service) encryptAES(v versionRow, a aesAlgorithm, in operand) (operand,
 	if err != nil {
 		return operand{}, err
 	}
-	if a.mode == ModeGCM {
+	if a.mode == modeGCM {
 		at := len(sealed) - gcmTagBytes
 		sealed, out.tag = sealed[:at:at], sealed[at:]
 	}

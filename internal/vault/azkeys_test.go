@@ -13,6 +13,8 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
+
+	"github.com/tidelock/tidelock/internal/vault"
 )
 
 // TestLifeOfAKey walks a key through its life with the real client, over TLS and
@@ -251,7 +253,7 @@ func TestListsGoOverPages(t *testing.T) {
 func TestTransportDoesNotResolveAMissingVault(t *testing.T) {
 	c := newCloud(t, io.Discard)
 	c.put(t, c.vault("gone"))
-	if err := c.vaults.Delete(t.Context(), "gone"); err != nil {
+	if err := c.vaults.Delete(t.Context(), vault.Vault{Name: "gone"}); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"gone", "never"} {

@@ -80,6 +80,9 @@ func restoreKey(ctx context.Context, s *Service, c *call) (any, error) {
 	if err := decode(c.body, &body); err != nil {
 		return nil, err
 	}
+	if c.vault.HSM {
+		return nil, badParameter("A managed HSM takes no backups: its keys are in a PKCS#11 token, which is backed up with its own means.")
+	}
 	value, err := decodeBinary("value", body.Value)
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -65,19 +66,38 @@ var routes = []route{
 	{"POST", "keys/{key}/verify", true, opVerify, "KeyVerify", 200, operate},
 	{"POST", "keys/{key}/release", true, "release", "KeyRelease", 200, releaseKey},
 	{"GET", "keys/{key}/attestation", true, "get", "KeyGetAttestation", 200, attestKey},
+}
+
+// hsmRoutes are those that managed HSMs have besides.
+var hsmRoutes = []route{
 	{"POST", "rng", false, "rng", "RandomBytes", 200, randomBytes},
+	{"GET", "roleassignments", false, "readassignments", "RoleAssignmentList", 200, listAssignments},
+	{"GET", "roleassignments/{name}", false, "readassignments", "RoleAssignmentGet", 200, getAssignment},
+	{"PUT", "roleassignments/{name}", false, "writeassignments", "RoleAssignmentCreate", 201, putAssignment},
+	{"DELETE", "roleassignments/{name}", false, "deleteassignments", "RoleAssignmentDelete", 200, deleteAssignment},
+	{"GET", "roledefinitions", false, "readdefinitions", "RoleDefinitionList", 200, listDefinitions},
+	{"GET", "roledefinitions/{name}", false, "readdefinitions", "RoleDefinitionGet", 200, getDefinition},
+	{"PUT", "roledefinitions/{name}", false, "writeassignments", "RoleDefinitionCreate", 201, refuseDefinition},
+	{"GET", "securitydomain", false, "securitydomain", "SecurityDomainGet", 200, refuseSecurityDomain},
+	{"POST", "securitydomain", false, "securitydomain", "SecurityDomainDownload", 200, refuseSecurityDomain},
+	{"POST", "backup", false, "fullbackup", "BackupFull", 200, refuseFullBackup},
+	{"PUT", "restore", false, "fullbackup", "RestoreFull", 200, refuseFullBackup},
 }
 
 // routesByWord are shapes in which a name is a word of the service.
 var routesByWord = map[string]string{"POST keys/{key} restore": "keys/restore"}
 
 // findRoute finds the operation, or says why there is none.
-func findRoute(method string, t target) (route, error) {
+func findRoute(v Vault, method string, t target) (route, error) {
 	shape := t.shape()
 	if word, ok := routesByWord[method+" "+shape+" "+strings.ToLower(t.key)]; ok {
 		shape = word
 	}
-	for _, r := range routes {
+	all := routes
+	if v.HSM {
+		all = slices.Concat(routes, hsmRoutes)
+	}
+	for _, r := range all {
 		if r.method == method && r.shape == shape && (r.versioned || t.version == "") {
 			return r, nil
 		}
@@ -134,7 +154,11 @@ func (s *Service) serve(w http.ResponseWriter, c *call) (any, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	if c.caller, err = s.entra.Vault(c.r, c.vault.Directory); err != nil {
+	check := s.entra.Vault
+	if c.vault.HSM {
+		check = s.entra.ManagedHSM
+	}
+	if c.caller, err = check(c.r, c.vault.Directory); err != nil {
 		var refused *entra.TokenError
 		if !errors.As(err, &refused) {
 			return nil, err
@@ -148,13 +172,13 @@ func (s *Service) serve(w http.ResponseWriter, c *call) (any, error) {
 	if version := c.r.URL.Query()["api-version"]; len(version) != 1 || !apiVersions[version[0]] {
 		return nil, badParameter("The specified version is not recognized. Consider using the latest supported version 2025-07-01.")
 	}
-	if c.target, err = parsePath(c.r.URL.EscapedPath()); err != nil {
+	if c.target, err = c.vault.parse(c.r.URL.EscapedPath()); err != nil {
 		return nil, err
 	}
 	if c.target.key != "" {
 		c.keyID = s.keyID(c.vault, c.target.key, c.target.version)
 	}
-	if c.route, err = findRoute(c.r.Method, c.target); err != nil {
+	if c.route, err = findRoute(c.vault, c.r.Method, c.target); err != nil {
 		return nil, err
 	}
 	if err := s.permit(ctx, c); err != nil {
@@ -171,6 +195,16 @@ func (s *Service) serve(w http.ResponseWriter, c *call) (any, error) {
 		return nil, badParameter("The request body could not be read, or has more than %d bytes.", limit)
 	}
 	return c.route.handle(ctx, s, c)
+}
+
+// parse reads a path: an HSM has roles of its own besides keys.
+func (v Vault) parse(path string) (target, error) {
+	if v.HSM {
+		if role, err := parseRolePath(path); role != nil || err != nil {
+			return target{role: role}, err
+		}
+	}
+	return parsePath(path)
 }
 
 // refuse answers an error; one that is no refusal is ours, and its cause goes to

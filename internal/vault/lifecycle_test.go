@@ -273,13 +273,13 @@ func TestPurgeVault(t *testing.T) {
 	c.put(t, c.vault("contoso"))
 	token := c.token(t, "https://"+domain)
 	c.must(t, "POST", "contoso", "/keys/k/create", token, `{"kty":"EC"}`)
-	if err := c.vaults.Purge(t.Context(), "contoso"); err == nil {
+	if err := c.vaults.Purge(t.Context(), vault.Vault{Name: "contoso"}); err == nil {
 		t.Error("a vault that is not deleted was purged")
 	}
-	if err := c.vaults.Delete(t.Context(), "contoso"); err != nil {
+	if err := c.vaults.Delete(t.Context(), vault.Vault{Name: "contoso"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.vaults.Purge(t.Context(), "contoso"); err != nil {
+	if err := c.vaults.Purge(t.Context(), vault.Vault{Name: "contoso"}); err != nil {
 		t.Fatal(err)
 	}
 	c.put(t, c.vault("contoso"))

@@ -9,12 +9,13 @@ import (
 //
 //	/keys[/{key}[/{version}][/{operation}]]
 //	/deletedkeys[/{key}[/{operation}]]
-//	/rng
+//	/rng, /securitydomain/…, /backup, /restore
 type target struct {
 	collection string // keys or deletedkeys
 	key        string // as the client wrote it
 	version    string // lower case
 	operation  string // lower case
+	role       *roleTarget
 }
 
 var (
@@ -35,12 +36,18 @@ func parsePath(path string) (target, error) {
 	}
 	segments := strings.Split(strings.TrimPrefix(path, "/"), "/")
 	t := target{collection: strings.ToLower(segments[0])}
-	if t.collection != "keys" && t.collection != "deletedkeys" && t.collection != "rng" {
-		return target{}, badParameter("The request URI contains an invalid name: %s", printable(segments[0]))
-	}
 	rest := segments[1:]
-	if t.collection == "rng" && (len(rest) > 1 || len(rest) == 1 && rest[0] != "") {
-		return target{}, badParameter("The request URI contains an invalid name: %s", printable(rest[0]))
+	switch t.collection {
+	case "keys", "deletedkeys":
+	case "securitydomain":
+		return t, nil // whatever comes behind it
+	case "rng", "backup", "restore":
+		if len(rest) > 0 && t.collection == "rng" && rest[0] != "" {
+			return target{}, badParameter("The request URI contains an invalid name: %s", printable(rest[0]))
+		}
+		return t, nil
+	default:
+		return target{}, badParameter("The request URI contains an invalid name: %s", printable(segments[0]))
 	}
 	if len(rest) == 0 || len(rest) == 1 && rest[0] == "" {
 		return t, nil
@@ -66,6 +73,9 @@ func parsePath(path string) (target, error) {
 
 // shape is the path's form, as routes name it.
 func (t target) shape() string {
+	if t.role != nil {
+		return t.role.shape()
+	}
 	s := t.collection
 	if t.key != "" {
 		s += "/{key}"

@@ -25,26 +25,22 @@ type Token interface {
 	// crypto.Decrypter, whose error for what it cannot decrypt is rsa.ErrDecryption.
 	// That the token has no such key comes out when it is used.
 	Private(id string, public crypto.PublicKey) (any, error)
-	// EncryptAES and DecryptAES use an AES key; ok is false for what the mode cannot
-	// take. A GCM tag is the last 16 bytes of what is sealed.
-	EncryptAES(id string, m AESMode, iv, aad, plain []byte) (sealed []byte, ok bool, err error)
-	DecryptAES(id string, m AESMode, iv, aad, sealed []byte) (plain []byte, ok bool, err error)
+	// EncryptAES and DecryptAES use an AES key; mode is GCM, CBC, CBCPAD or KW, and ok is
+	// false for what it cannot take. A GCM tag is the last 16 bytes of what is sealed.
+	EncryptAES(id string, mode string, iv, aad, plain []byte) (sealed []byte, ok bool, err error)
+	DecryptAES(id string, mode string, iv, aad, sealed []byte) (plain []byte, ok bool, err error)
 	// Destroy removes a key for good; one that is not there is fine.
 	Destroy(id string) error
 	// Random is made by the token.
 	Random(n int) ([]byte, error)
 }
 
-// AESMode is how an AES key is used.
-type AESMode string
-
-// The modes. Those of wrapping have no IV.
+// The modes of AES.
 const (
-	ModeGCM    AESMode = "GCM"
-	ModeCBC    AESMode = "CBC"
-	ModeCBCPad AESMode = "CBCPAD"
-	ModeKW     AESMode = "KW"  // RFC 3394
-	ModeKWP    AESMode = "KWP" // RFC 5649
+	modeGCM    = "GCM"
+	modeCBC    = "CBC"
+	modeCBCPad = "CBCPAD"
+	modeKW     = "KW" // RFC 3394; it has no IV
 )
 
 // errNoToken is for hardware keys of a server that was started without a token.

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tidelock/tidelock/internal/entra"
@@ -26,7 +27,9 @@ type Config struct {
 	// Suffix is the DNS suffix of vaults here, with the port that clients use:
 	// "vault.tidelock.localhost:8443". A vault's URI is https://{name}.{Suffix}/.
 	Suffix string
-	Login  string // the authority's URL, for challenges
+	// HSMSuffix is that of managed HSMs; "": there are none.
+	HSMSuffix string
+	Login     string // the authority's URL, for challenges
 	// Roles says whether a caller has a role with a data action at a scope, for vaults
 	// that are authorised by roles; nil: there are none such.
 	Roles func(ctx context.Context, c entra.Caller, action, scope string) (bool, error)
@@ -48,6 +51,9 @@ type Service struct {
 	log    *slog.Logger
 	suffix string // with port
 	domain string // suffix without port
+
+	hsmSuffix, hsmDomain string // the same of managed HSMs
+
 	login  string
 	roles  func(ctx context.Context, c entra.Caller, action, scope string) (bool, error)
 	token  Token
@@ -59,6 +65,9 @@ type Service struct {
 	vaults   row.Table[Vault]
 	keys     row.Table[keyRow]
 	versions row.Table[versionRow]
+
+	assignments row.Table[assignment] // of managed HSMs
+	removing    sync.Mutex            // held while one is removed
 }
 
 // New returns the service.
@@ -66,14 +75,16 @@ func New(c Config) *Service {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	suffix := strings.ToLower(c.Suffix)
+	suffix, hsmSuffix := strings.ToLower(c.Suffix), strings.ToLower(c.HSMSuffix)
 	s := &Service{
 		store: c.Store, entra: c.Entra, log: c.Log,
-		suffix: suffix, domain: withoutPort(suffix), login: strings.TrimSuffix(c.Login, "/"),
+		suffix: suffix, domain: withoutPort(suffix), hsmSuffix: hsmSuffix, hsmDomain: withoutPort(hsmSuffix), login: strings.TrimSuffix(c.Login, "/"),
 		roles: c.Roles, token: c.Token, events: c.Events, backups: c.Service,
 		vaults:   row.NewTable[Vault](c.Store, c.Service, "vaults"),
 		keys:     row.NewTable[keyRow](c.Store, c.Service, "vault-keys"),
 		versions: row.NewTable[versionRow](c.Store, c.Service, "vault-key-versions"),
+
+		assignments: row.NewTable[assignment](c.Store, c.Service, "hsm-role-assignments"),
 	}
 	if c.Throttle {
 		s.throttles = newThrottles()
@@ -90,7 +101,8 @@ type Vault struct {
 	Directory  entra.DirectoryID `json:"directory"`
 	SKU        string            `json:"sku"` // standard (also if empty) or premium; premium has RSA-HSM keys too
 	Policies   []Policy          `json:"policies"`
-	RBAC       bool              `json:"rbac,omitempty"` // roles count, policies do not
+	Admins     []string          `json:"admins,omitempty"` // of a managed HSM when it was made: object ids
+	RBAC       bool              `json:"rbac,omitempty"`   // roles count, policies do not
 	// Public network rules.
 	DefaultDeny         bool      `json:"defaultDeny"` // networkAcls.defaultAction is Deny
 	PublicDisabled      bool      `json:"publicDisabled,omitempty"`
@@ -101,11 +113,16 @@ type Vault struct {
 	Deleted             time.Time `json:"deleted"` // zero unless soft-deleted
 	PurgeBegun          bool      `json:"purgeBegun,omitempty"`
 
-	suffix string // under which the client reached it; empty: ours
+	public bool // the client reached it under the public cloud's name
 }
 
-// ref names a vault's rows.
-func (v Vault) ref() string { return strings.ToLower(v.Name) }
+// ref names a vault's rows. A managed HSM may have the name of a vault.
+func (v Vault) ref() string {
+	if v.HSM {
+		return "hsm:" + strings.ToLower(v.Name)
+	}
+	return strings.ToLower(v.Name)
+}
 
 // PurgeAt is when a deleted vault goes for good.
 func (v Vault) PurgeAt() time.Time { return v.Deleted.AddDate(0, 0, v.SoftDeleteRetention) }
@@ -126,6 +143,7 @@ var vaultName = regexp.MustCompile(`^[a-z](-?[a-z0-9]){2,23}$`)
 // publicSuffix, and is answered in the names that it knows.
 const (
 	publicSuffix     = "vault.azure.net"
+	publicHSMSuffix  = "managedhsm.azure.net"
 	publicManagement = "management.azure.com"
 	publicLogin      = "https://login.microsoftonline.com"
 )
@@ -134,39 +152,87 @@ const (
 // management plane under the name asked; any but the public cloud's, the empty one
 // too, is ours.
 func (s *Service) URI(name, asked string) string {
-	v := Vault{Name: name}
-	if strings.EqualFold(withoutPort(asked), publicManagement) {
-		v.suffix = publicSuffix
+	return s.uri(Vault{Name: name, public: isPublic(asked)})
+}
+
+// HSMURI is URI for a managed HSM.
+func (s *Service) HSMURI(name, asked string) string {
+	return s.uri(Vault{Name: name, HSM: true, public: isPublic(asked)})
+}
+
+func isPublic(management string) bool {
+	return strings.EqualFold(withoutPort(management), publicManagement)
+}
+
+// suffixOf is what follows a vault's name in the host that its client knows.
+func (s *Service) suffixOf(v Vault) string {
+	switch {
+	case v.HSM && v.public:
+		return publicHSMSuffix
+	case v.HSM:
+		return s.hsmSuffix
+	case v.public:
+		return publicSuffix
 	}
-	return s.uri(v)
+	return s.suffix
 }
 
 // uri is the vault's address in the names that its client knows.
 func (s *Service) uri(v Vault) string {
-	suffix := s.suffix
-	if v.suffix != "" {
-		suffix = v.suffix
-	}
-	return "https://" + strings.ToLower(v.Name) + "." + suffix + "/"
+	return "https://" + strings.ToLower(v.Name) + "." + s.suffixOf(v) + "/"
 }
 
 // challenge says where to get a token, in the names that the client knows. Clients
 // split this header at blanks and equal signs: the form is exact.
 func (s *Service) challenge(v Vault) string {
-	login, suffix := s.login, s.suffix
-	if v.suffix != "" {
-		login, suffix = publicLogin, v.suffix
+	login := s.login
+	if v.public {
+		login = publicLogin
 	}
-	return `Bearer authorization="` + login + "/" + string(v.Directory) + `", resource="https://` + suffix + `"`
+	return `Bearer authorization="` + login + "/" + string(v.Directory) + `", resource="https://` + s.suffixOf(v) + `"`
 }
 
 // Get finds a vault by name; a deleted one too. store.ErrNotFound.
 func (s *Service) Get(ctx context.Context, name string) (Vault, error) {
-	v, _, err := s.vaults.Get(ctx, s.vaultKey(name))
+	return s.get(ctx, Vault{Name: name})
+}
+
+// GetHSM finds a managed HSM by name; a deleted one too. store.ErrNotFound.
+func (s *Service) GetHSM(ctx context.Context, name string) (Vault, error) {
+	return s.get(ctx, Vault{Name: name, HSM: true})
+}
+
+func (s *Service) get(ctx context.Context, named Vault) (Vault, error) {
+	v, _, err := s.vaults.Get(ctx, s.vaultKey(named))
 	if err != nil {
-		return Vault{}, fmt.Errorf("vault %s: %w", name, err)
+		return Vault{}, fmt.Errorf("vault %s: %w", named.Name, err)
 	}
 	return v, nil
+}
+
+// AtHost finds the vault or managed HSM that a host names, the port aside; a deleted one
+// too. store.ErrNotFound.
+func (s *Service) AtHost(ctx context.Context, host string) (Vault, error) {
+	name, domain, _ := strings.Cut(strings.ToLower(withoutPort(host)), ".")
+	named := Vault{Name: name}
+	known := domain != "" && (s.hsmDomain != "" || domain != publicHSMSuffix)
+	switch domain {
+	case s.domain:
+	case publicSuffix:
+		named.public = true
+	case s.hsmDomain:
+		named.HSM = true
+	case publicHSMSuffix:
+		named.HSM, named.public = true, true
+	default:
+		known = false
+	}
+	if !known || len(name) > 24 || !vaultName.MatchString(name) {
+		return Vault{}, fmt.Errorf("host %q: %w", host, store.ErrNotFound)
+	}
+	v, err := s.get(ctx, named)
+	v.public = named.public
+	return v, err
 }
 
 // List returns all vaults, deleted ones too, by name.
@@ -193,7 +259,10 @@ func (s *Service) Put(ctx context.Context, v Vault, also ...store.RowWrite) erro
 	if err := v.check(); err != nil {
 		return fmt.Errorf("put vault %q: %w", v.Name, err)
 	}
-	at := s.vaultKey(v.Name)
+	if v.HSM && s.token == nil {
+		return fmt.Errorf("put managed HSM %q: %w", v.Name, errNoToken)
+	}
+	at := s.vaultKey(v)
 	before, revision, err := s.vaults.Get(ctx, at)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return fmt.Errorf("put vault %s: %w", v.Name, err)
@@ -206,6 +275,13 @@ func (s *Service) Put(ctx context.Context, v Vault, also ...store.RowWrite) erro
 		return err
 	}
 	writes := append([]store.RowWrite{write}, also...)
+	if v.HSM && revision == 0 {
+		admins, err := s.admins(v, v.Admins)
+		if err != nil {
+			return fmt.Errorf("put vault %s: %w", v.Name, err)
+		}
+		writes = append(writes, admins...)
+	}
 	if s.events != nil && revision > 0 && !reflect.DeepEqual(before.Policies, v.Policies) {
 		more, err := s.events.Queue(ctx, Event{Type: EventPolicyChanged, Time: time.Now().UTC(), Vault: v, ID: s.uri(v)})
 		if err != nil {
@@ -219,16 +295,19 @@ func (s *Service) Put(ctx context.Context, v Vault, also ...store.RowWrite) erro
 	return nil
 }
 
+// HasToken says whether there is a token, without which there are no managed HSMs.
+func (s *Service) HasToken() bool { return s.token != nil }
+
 // HasRoles says whether vaults can be authorised by roles.
 func (s *Service) HasRoles() bool { return s.roles != nil }
 
 // ErrPurging: the vault's purge has begun; there is no way back.
 var ErrPurging = errors.New("the vault is being purged")
 
-// Purge destroys a deleted vault with all its keys; also goes with the last write.
+// Purge destroys a deleted vault, of which Name and HSM are looked at, with all its keys; also goes with the last write.
 // Idempotent; store.ErrNotFound when there is no such vault or it is not deleted.
-func (s *Service) Purge(ctx context.Context, name string, also ...store.RowWrite) error {
-	at := s.vaultKey(name)
+func (s *Service) Purge(ctx context.Context, named Vault, also ...store.RowWrite) error {
+	at := s.vaultKey(named)
 	v, revision, err := s.vaults.Get(ctx, at)
 	if err == nil && v.Deleted.IsZero() {
 		err = store.ErrNotFound
@@ -243,13 +322,25 @@ func (s *Service) Purge(ctx context.Context, name string, also ...store.RowWrite
 	if err == nil {
 		err = s.purgeKeys(ctx, v)
 	}
+	var roles []store.RowWrite
+	if err == nil && v.HSM {
+		roles, err = s.assignmentRemovals(ctx, v)
+	}
 	if err == nil {
-		err = s.store.WriteRows(ctx, append([]store.RowWrite{{RowKey: at}}, also...))
+		err = s.store.WriteRows(ctx, slices.Concat(roles, []store.RowWrite{{RowKey: at}}, also))
 	}
 	if err != nil {
-		return fmt.Errorf("purge vault %s: %w", name, err)
+		return fmt.Errorf("purge vault %s: %w", named.Name, err)
 	}
 	return nil
+}
+
+func (s *Service) assignmentRemovals(ctx context.Context, v Vault) (writes []store.RowWrite, err error) {
+	rows, err := s.assignments.List(ctx, s.assignments.Partition(v.ref()))
+	for _, r := range rows {
+		writes = append(writes, store.RowWrite{RowKey: s.assignments.KeyIn(v.ref(), r.Value.Name)})
+	}
+	return writes, err
 }
 
 // purgeKeys destroys all keys of a vault whose purge has begun: nobody can reach them.
@@ -283,11 +374,18 @@ func (v Vault) check() error {
 	if v.Directory == "" {
 		return errors.New("the directory is missing")
 	}
+	if v.HSM {
+		return v.checkRules()
+	}
 	switch strings.ToLower(v.SKU) {
 	case "", "standard", "premium":
 	default:
 		return fmt.Errorf("SKU %q is neither standard nor premium", v.SKU)
 	}
+	return v.checkRules()
+}
+
+func (v Vault) checkRules() error {
 	if v.SoftDeleteRetention < 7 || v.SoftDeleteRetention > 90 {
 		return fmt.Errorf("retention of %d days is not within 7 to 90", v.SoftDeleteRetention)
 	}
@@ -306,13 +404,13 @@ func parseIPRule(rule string) (netip.Prefix, error) {
 	return netip.ParsePrefix(rule)
 }
 
-// Delete soft-deletes a vault, in one write with also: it answers nothing until it
+// Delete soft-deletes a vault, of which Name and HSM are looked at, in one write with also: it answers nothing until it
 // is put again without Deleted. store.ErrNotFound.
-func (s *Service) Delete(ctx context.Context, name string, also ...store.RowWrite) error {
-	key := s.vaultKey(name)
+func (s *Service) Delete(ctx context.Context, named Vault, also ...store.RowWrite) error {
+	key := s.vaultKey(named)
 	v, revision, err := s.vaults.Get(ctx, key)
 	if err != nil {
-		return fmt.Errorf("delete vault %s: %w", name, err)
+		return fmt.Errorf("delete vault %s: %w", named.Name, err)
 	}
 	if v.Deleted.IsZero() {
 		v.Deleted = time.Now().UTC()
@@ -322,12 +420,12 @@ func (s *Service) Delete(ctx context.Context, name string, also ...store.RowWrit
 		return err
 	}
 	if err := s.store.WriteRows(ctx, append([]store.RowWrite{write}, also...)); err != nil {
-		return fmt.Errorf("delete vault %s: %w", name, err)
+		return fmt.Errorf("delete vault %s: %w", named.Name, err)
 	}
 	return nil
 }
 
-func (s *Service) vaultKey(name string) store.RowKey { return s.vaults.Key(strings.ToLower(name)) }
+func (s *Service) vaultKey(named Vault) store.RowKey { return s.vaults.Key(named.ref()) }
 
 func (v Vault) premium() bool { return strings.EqualFold(v.SKU, "premium") }
 
@@ -343,24 +441,12 @@ func (v Vault) recoveryLevel() string {
 	return level
 }
 
-// vaultOfHost finds the vault whose data plane a Host header names, the port
-// aside; store.ErrNotFound for a deleted one too, whose name does not resolve.
+// vaultOfHost is AtHost without deleted ones, whose names do not resolve.
 func (s *Service) vaultOfHost(ctx context.Context, host string) (Vault, error) {
-	host = strings.ToLower(withoutPort(host))
-	reached := ""
-	name, ok := strings.CutSuffix(host, "."+s.domain)
-	if !ok {
-		name, ok = strings.CutSuffix(host, "."+publicSuffix)
-		reached = publicSuffix
-	}
-	if !ok || len(name) > 24 || !vaultName.MatchString(name) {
-		return Vault{}, fmt.Errorf("host %q: %w", host, store.ErrNotFound)
-	}
-	v, err := s.Get(ctx, name)
+	v, err := s.AtHost(ctx, host)
 	if err == nil && !v.Deleted.IsZero() {
-		return Vault{}, fmt.Errorf("vault %s is deleted: %w", name, store.ErrNotFound)
+		return Vault{}, fmt.Errorf("vault %s is deleted: %w", v.Name, store.ErrNotFound)
 	}
-	v.suffix = reached
 	return v, err
 }
 

@@ -27,9 +27,13 @@ import (
 	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/store/memory"
 	"github.com/tidelock/tidelock/internal/vault"
+	"github.com/tidelock/tidelock/internal/vault/vaulttest"
 )
 
-const domain = "vault.tidelock.localhost"
+const (
+	domain    = "vault.tidelock.localhost"
+	hsmDomain = "managedhsm.tidelock.localhost"
+)
 
 // testCloud is a directory service and vaults behind one TLS server, chosen by
 // host as the management listener does.
@@ -39,6 +43,8 @@ type testCloud struct {
 	store     store.Store
 	client    *http.Client // leads every name to the server
 	suffix    string
+	hsmSuffix string
+	token11   *vaulttest.Token
 	login     string
 	directory entra.DirectoryID
 	admin     entra.Principal
@@ -49,7 +55,7 @@ func newCloud(t *testing.T, log io.Writer) testCloud {
 	t.Helper()
 	var authority, vaults http.Handler
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.Contains(r.Host, domain) {
+		if strings.Contains(r.Host, domain) || strings.Contains(r.Host, hsmDomain) {
 			vaults.ServeHTTP(w, r)
 			return
 		}
@@ -60,14 +66,14 @@ func newCloud(t *testing.T, log io.Writer) testCloud {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := testCloud{store: memory.New(), suffix: domain + ":" + u.Port(), login: server.URL}
+	c := testCloud{store: memory.New(), suffix: domain + ":" + u.Port(), hsmSuffix: hsmDomain + ":" + u.Port(), token11: vaulttest.NewToken(), login: server.URL}
 	service := envelope.NewServiceKey()
-	c.entra, err = entra.Open(t.Context(), entra.Config{Store: c.store, Service: service, Login: server.URL, VaultSuffix: c.suffix})
+	c.entra, err = entra.Open(t.Context(), entra.Config{Store: c.store, Service: service, Login: server.URL, VaultSuffix: c.suffix, HSMSuffix: c.hsmSuffix})
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.vaults = vault.New(vault.Config{
-		Store: c.store, Service: service, Entra: c.entra, Suffix: c.suffix, Login: server.URL,
+		Store: c.store, Service: service, Entra: c.entra, Suffix: c.suffix, HSMSuffix: c.hsmSuffix, Login: server.URL, Token: c.token11,
 		Log: slog.New(slog.NewJSONHandler(log, nil)),
 	})
 	authority, vaults = c.entra.Handler(), c.vaults.Handler()

@@ -89,17 +89,25 @@ func (b createBody) spec(v Vault) (keySpec, error) {
 	case "":
 		return k, badParameter("The property 'kty' is required.")
 	case typeRSAHSM, typeECHSM:
-		if !v.premium() {
+		if !v.premium() && !v.HSM {
 			return k, badParameter("Property 'kty' has an invalid value: a key of type '%s' needs a vault with SKU premium.", b.Type)
 		}
 	case typeRSA, typeEC:
+		if v.HSM {
+			return k, badParameter("Property 'kty' has an invalid value: a managed HSM has keys of types RSA-HSM, EC-HSM and oct-HSM only.")
+		}
 	case typeOctHSM, "oct":
-		return k, badParameter("Property 'kty' has an invalid value: keys of type '%s' are not for this vault: only a managed HSM has oct-HSM keys.", b.Type)
+		if !v.HSM || b.Type == "oct" {
+			return k, badParameter("Property 'kty' has an invalid value: keys of type '%s' are not for this vault: only a managed HSM has oct keys, of type oct-HSM.", b.Type)
+		}
 	default:
 		return k, badParameter("Property 'kty' has an invalid value: '%s'.", printable(b.Type))
 	}
 	if !absent(b.ReleasePolicy) {
 		return k, badParameter("Property 'release_policy' is not supported by this vault.")
+	}
+	if b.Type == typeOctHSM {
+		return b.octSpec()
 	}
 	if !k.isRSA() {
 		if b.Bits != nil || b.Exponent != nil {
@@ -122,6 +130,20 @@ func (b createBody) spec(v Vault) (keySpec, error) {
 	}
 	if k.bits != 2048 && k.bits != 3072 && k.bits != 4096 {
 		return k, badParameter("Property 'key_size' has an invalid value: sizes are 2048, 3072 and 4096.")
+	}
+	return k, nil
+}
+
+func (b createBody) octSpec() (keySpec, error) {
+	k := keySpec{kind: b.Type, bits: 256}
+	if b.Bits != nil {
+		k.bits = *b.Bits
+	}
+	if b.Curve != "" || b.Exponent != nil {
+		return k, badParameter("Properties 'crv' and 'public_exponent' do not apply to keys of type '%s'.", b.Type)
+	}
+	if k.bits != 128 && k.bits != 192 && k.bits != 256 {
+		return k, badParameter("Property 'key_size' has an invalid value: sizes of oct-HSM keys are 128, 192 and 256.")
 	}
 	return k, nil
 }

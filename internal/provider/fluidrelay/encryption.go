@@ -245,7 +245,7 @@ func (p *Provider) placeVault(ctx context.Context, s server, d entra.DirectoryID
 	if p.c.Hosts.InAzure(key) {
 		v, err = p.c.Foreign.KeyStore(ctx, key.Host())
 	} else {
-		v, err = p.c.Vaults.Get(ctx, key.Vault())
+		v, err = p.c.Vaults.AtHost(ctx, key.Host())
 	}
 	if errors.Is(err, store.ErrNotFound) || err == nil && isDeleted(v) {
 		return nil

@@ -41,10 +41,10 @@ type Identities interface {
 	Identity(ctx context.Context, resourceID string) (managedidentity.Identity, error)
 }
 
-// Vaults finds vaults by name.
+// Vaults finds vaults and managed HSMs by host name.
 type Vaults interface {
-	// Get finds a deleted vault too; store.ErrNotFound.
-	Get(ctx context.Context, name string) (vault.Vault, error)
+	// AtHost finds a deleted one too; store.ErrNotFound.
+	AtHost(ctx context.Context, host string) (vault.Vault, error)
 }
 
 // Foreign finds identities and key stores that are not managed here but in Azure itself. It

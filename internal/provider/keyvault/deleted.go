@@ -101,7 +101,7 @@ func (p *Provider) destroy(ctx context.Context, gone resource) error {
 	if err != nil {
 		return err
 	}
-	return p.c.Vaults.Purge(ctx, gone.Name, p.deleted.Delete(strings.ToLower(id.Subscription), strings.ToLower(gone.Name), store.Anything))
+	return p.c.Vaults.Purge(ctx, vault.Vault{Name: gone.Name}, p.deleted.Delete(strings.ToLower(id.Subscription), strings.ToLower(gone.Name), store.Anything))
 }
 
 // purging is what a client is told whose vault's purge has begun; other errors stay.
@@ -146,10 +146,14 @@ func (p *Provider) sweep(ctx context.Context) error {
 }
 
 func (p *Provider) sweepOne(ctx context.Context, v vault.Vault) error {
-	defer p.locks.Lock(strings.ToLower(v.Name))()
 	id, err := arm.ParseResourceID(v.ResourceID)
 	if err != nil {
 		return fmt.Errorf("a stored vault: %w: %w", store.ErrCorrupt, err)
 	}
+	if v.HSM {
+		defer p.hsmLock(v.Name)()
+		return p.destroyHSM(ctx, hsm{ID: id.String(), Name: v.Name})
+	}
+	defer p.locks.Lock(strings.ToLower(v.Name))()
 	return p.destroy(ctx, resource{ID: id.String(), Name: v.Name})
 }

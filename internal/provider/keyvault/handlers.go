@@ -13,6 +13,7 @@ import (
 	"github.com/tidelock/tidelock/internal/arm"
 	"github.com/tidelock/tidelock/internal/provider/tracked"
 	"github.com/tidelock/tidelock/internal/store"
+	"github.com/tidelock/tidelock/internal/vault"
 )
 
 type wire struct {
@@ -238,7 +239,7 @@ func (p *Provider) remove(ctx context.Context, id arm.ResourceID) (existed bool,
 	if err != nil {
 		return true, err
 	}
-	return true, p.c.Vaults.Delete(ctx, gone.Name, p.vaults.Delete(subscription, id.Key(), store.AtRevision(row.Revision)), note)
+	return true, p.c.Vaults.Delete(ctx, vault.Vault{Name: gone.Name}, p.vaults.Delete(subscription, id.Key(), store.AtRevision(row.Revision)), note)
 }
 
 // recover brings a deleted vault back as it was, keys and access policies too.

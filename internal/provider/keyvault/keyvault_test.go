@@ -72,7 +72,6 @@ func TestBadRequests(t *testing.T) {
 		{"OtherTenant", "kv1", body(p, `"tenantId":"`+someone+`"`), 400, "BadRequest"},
 		{"NoSKU", "kv1", body(p, `"sku":{}`), 400, "BadRequest"},
 		{"UnknownSKU", "kv1", body(p, `"sku":{"family":"A","name":"gold"}`), 400, "BadRequest"},
-		{"RBAC", "kv1", body(p, `"enableRbacAuthorization":true`), 400, "RbacAuthorizationNotSupported"},
 		{"SoftDeleteOff", "kv1", body(p, `"enableSoftDelete":false`), 400, "BadRequest"},
 		{"PurgeProtectionOff", "kv1", body(p, `"enablePurgeProtection":false`), 400, "BadRequest"},
 		{"RetentionTooShort", "kv1", body(p, `"softDeleteRetentionInDays":6`), 400, "BadRequest"},

@@ -12,27 +12,34 @@ import (
 
 	"github.com/tidelock/tidelock/internal/arm"
 	"github.com/tidelock/tidelock/internal/entra"
+	"github.com/tidelock/tidelock/internal/vault"
 )
 
 // properties are a vault's, in the shape that all api-versions share.
 type properties struct {
-	TenantID          string   `json:"tenantId,omitempty"`
-	SKU               sku      `json:"sku"`
-	Policies          []policy `json:"accessPolicies"`
-	Network           *network `json:"networkAcls,omitempty"`
-	PublicAccess      string   `json:"publicNetworkAccess,omitempty"`
-	RBAC              *bool    `json:"enableRbacAuthorization,omitempty"`
-	SoftDelete        *bool    `json:"enableSoftDelete,omitempty"`
-	Retention         int      `json:"softDeleteRetentionInDays,omitempty"` // days
-	PurgeProtection   *bool    `json:"enablePurgeProtection,omitempty"`
-	ForDeployment     bool     `json:"enabledForDeployment"`
-	ForDiskEncryption bool     `json:"enabledForDiskEncryption"`
-	ForTemplate       bool     `json:"enabledForTemplateDeployment"`
-	CreateMode        string   `json:"createMode,omitempty"` // write only
-	VaultURI          string   `json:"vaultUri,omitempty"`   // read only
-	ProvisioningState string   `json:"provisioningState,omitempty"`
-	PrivateEndpoints  []any    `json:"privateEndpointConnections,omitempty"`
-	HSMPoolResourceID string   `json:"hsmPoolResourceId,omitempty"`
+	TenantID string   `json:"tenantId,omitempty"`
+	SKU      sku      `json:"sku"`
+	Policies []policy `json:"accessPolicies"`
+	RBAC     *bool    `json:"enableRbacAuthorization,omitempty"`
+	guarded
+	ForDeployment     bool   `json:"enabledForDeployment"`
+	ForDiskEncryption bool   `json:"enabledForDiskEncryption"`
+	ForTemplate       bool   `json:"enabledForTemplateDeployment"`
+	CreateMode        string `json:"createMode,omitempty"` // write only
+	VaultURI          string `json:"vaultUri,omitempty"`   // read only
+	ProvisioningState string `json:"provisioningState,omitempty"`
+	PrivateEndpoints  []any  `json:"privateEndpointConnections,omitempty"`
+	HSMPoolResourceID string `json:"hsmPoolResourceId,omitempty"`
+}
+
+// guarded is what vaults and managed HSMs have in common: who may reach them, and how
+// they are deleted.
+type guarded struct {
+	Network         *network `json:"networkAcls,omitempty"`
+	PublicAccess    string   `json:"publicNetworkAccess,omitempty"`
+	SoftDelete      *bool    `json:"enableSoftDelete,omitempty"`
+	Retention       int      `json:"softDeleteRetentionInDays,omitempty"` // days
+	PurgeProtection *bool    `json:"enablePurgeProtection,omitempty"`
 }
 
 type sku struct {
@@ -109,10 +116,11 @@ func (p *properties) check(before *properties, d entra.DirectoryID) error {
 	if len(p.PrivateEndpoints) > 0 || p.HSMPoolResourceID != "" {
 		return bad(codeBad, "properties", "Private endpoints and HSM pools are not supported by this key vault service.")
 	}
-	if err := p.checkDeletion(before); err != nil {
-		return err
+	var old *guarded
+	if before != nil {
+		old = &before.guarded
 	}
-	if err := p.checkNetwork(); err != nil {
+	if err := p.guarded.check(old, maxIPRules); err != nil {
 		return err
 	}
 	return checkPolicies(p.Policies, p.TenantID)
@@ -130,9 +138,29 @@ func canonical(value *string, values ...string) bool {
 	return *value == ""
 }
 
+func (p *guarded) check(before *guarded, maxIPRules int) error {
+	if err := p.checkDeletion(before); err != nil {
+		return err
+	}
+	return p.checkNetwork(maxIPRules)
+}
+
+// apply sets what the data plane obeys of it.
+func (p *guarded) apply(v *vault.Vault) {
+	v.SoftDeleteRetention, v.PurgeProtection = p.Retention, isTrue(p.PurgeProtection)
+	v.PublicDisabled, v.BypassTrusted = p.PublicAccess == accessDisabled, true
+	if n := p.Network; n != nil {
+		v.BypassTrusted = n.Bypass == bypassServices
+		v.DefaultDeny = n.DefaultAction == actionDeny
+		for _, rule := range n.IPRules {
+			v.IPRules = append(v.IPRules, rule.Value)
+		}
+	}
+}
+
 // checkDeletion: soft delete is always on; its retention is chosen once; purge
 // protection is turned on for good.
-func (p *properties) checkDeletion(before *properties) error {
+func (p *guarded) checkDeletion(before *guarded) error {
 	if p.SoftDelete != nil && !*p.SoftDelete {
 		return bad(codeBad, "properties.enableSoftDelete", "The property \"enableSoftDelete\" cannot be set to false: soft delete is always on.")
 	}
@@ -159,7 +187,7 @@ func (p *properties) checkDeletion(before *properties) error {
 	return nil
 }
 
-func (p *properties) checkNetwork() error {
+func (p *guarded) checkNetwork(maxIPRules int) error {
 	if p.PublicAccess == "" {
 		p.PublicAccess = accessEnabled
 	}

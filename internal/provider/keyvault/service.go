@@ -22,13 +22,17 @@ type Vaults interface {
 	// Get finds a deleted vault too; store.ErrNotFound.
 	Get(ctx context.Context, name string) (vault.Vault, error)
 	Put(ctx context.Context, v vault.Vault, also ...store.RowWrite) error
-	Delete(ctx context.Context, name string, also ...store.RowWrite) error
+	Delete(ctx context.Context, named vault.Vault, also ...store.RowWrite) error
 	// Purge destroys a deleted vault; store.ErrNotFound.
-	Purge(ctx context.Context, name string, also ...store.RowWrite) error
+	Purge(ctx context.Context, named vault.Vault, also ...store.RowWrite) error
 	// List has deleted ones too.
 	List(ctx context.Context) ([]vault.Vault, error)
 	// HasRoles says whether vaults can be authorised by roles here.
 	HasRoles() bool
+	// HSMURI, GetHSM and HasToken are about managed HSMs, which need a token.
+	HSMURI(name, asked string) string
+	GetHSM(ctx context.Context, name string) (vault.Vault, error)
+	HasToken() bool
 }
 
 // Config of a Provider.
@@ -46,6 +50,9 @@ type Provider struct {
 	vaults  tracked.Table[resource] // a partition for each subscription, by arm key
 	deleted tracked.Table[resource] // a partition for each subscription, by lower-case name
 	locks   tracked.Locks           // by lower-case name: names are global
+
+	hsms        tracked.Table[hsm] // as vaults
+	deletedHSMs tracked.Table[hsm]
 }
 
 // New returns the provider.
@@ -57,6 +64,9 @@ func New(c Config) *Provider {
 		c:       c,
 		vaults:  tracked.NewTable[resource](c.Store, c.Service, "vault-resources"),
 		deleted: tracked.NewTable[resource](c.Store, c.Service, "vault-resources-deleted"),
+
+		hsms:        tracked.NewTable[hsm](c.Store, c.Service, "hsm-resources"),
+		deletedHSMs: tracked.NewTable[hsm](c.Store, c.Service, "hsm-resources-deleted"),
 	}
 }
 
@@ -93,7 +103,7 @@ func (p *Provider) Register(rt *arm.Router) {
 			"2021-06-01-preview", "2021-10-01", "2021-11-01-preview", "2022-02-01-preview", "2022-07-01", "2022-11-01", "2023-02-01",
 			"2023-07-01", "2023-08-01-preview", "2024-04-01-preview", "2024-11-01", "2024-12-01-preview", "2025-05-01", "2026-02-01",
 		},
-		Routes: []arm.Route{
+		Routes: append(p.hsmRoutes(), []arm.Route{
 			{Method: "GET", Pattern: arm.InSubscription + all, Action: read, Handle: p.list},
 			{Method: "GET", Pattern: arm.InGroup + all, Action: read, Handle: p.list},
 			{Method: "GET", Pattern: one, Action: read, Handle: p.get},
@@ -105,7 +115,7 @@ func (p *Provider) Register(rt *arm.Router) {
 			{Method: "GET", Pattern: inNamespace + "/deletedVaults", Action: readDeleted, Handle: p.listDeleted},
 			{Method: "GET", Pattern: inNamespace + "/locations/{location}/deletedVaults/{name}", Action: readDeleted, Handle: p.getDeleted},
 			{Method: "POST", Pattern: inNamespace + "/locations/{location}/deletedVaults/{name}/purge", Action: namespace + "/locations/deletedVaults/purge/action", Handle: p.purge},
-		},
+		}...),
 	})
 }
 
@@ -135,16 +145,9 @@ func (r resource) armID() (arm.ResourceID, error) {
 func (r resource) vault(d entra.DirectoryID) vault.Vault {
 	v := vault.Vault{
 		Name: r.Name, ResourceID: r.ID, Location: r.Location, Directory: d, SKU: r.Properties.SKU.Name,
-		SoftDeleteRetention: r.Properties.Retention, PurgeProtection: isTrue(r.Properties.PurgeProtection),
-		BypassTrusted: true, Deleted: r.Deleted, RBAC: isTrue(r.Properties.RBAC), PublicDisabled: r.Properties.PublicAccess == accessDisabled,
+		Deleted: r.Deleted, RBAC: isTrue(r.Properties.RBAC),
 	}
-	if n := r.Properties.Network; n != nil {
-		v.BypassTrusted = n.Bypass == bypassServices
-		v.DefaultDeny = n.DefaultAction == actionDeny
-		for _, rule := range n.IPRules {
-			v.IPRules = append(v.IPRules, rule.Value)
-		}
-	}
+	r.Properties.apply(&v)
 	for _, policy := range r.Properties.Policies {
 		if policy.ApplicationID != nil {
 			continue // good for a user together with an application: no token here is of both
@@ -159,7 +162,7 @@ func (p *Provider) in(ctx context.Context, subscription, group string) ([]resour
 	return p.vaults.InGroup(ctx, subscription, group, resource.armID)
 }
 
-// Resources returns the vaults of a subscription.
+// Resources returns the vaults and managed HSMs of a subscription.
 func (p *Provider) Resources(ctx context.Context, subscription string) ([]tracked.Summary, error) {
 	some, err := p.in(ctx, subscription, "")
 	if err != nil {
@@ -169,10 +172,14 @@ func (p *Provider) Resources(ctx context.Context, subscription string) ([]tracke
 	for n, r := range some {
 		summaries[n] = tracked.Summary{ID: r.ID, Name: r.Name, Type: Type, Location: r.Location, Tags: r.Tags}
 	}
-	return summaries, nil
+	hsms, err := p.hsmsIn(ctx, subscription, "")
+	for _, r := range hsms {
+		summaries = append(summaries, tracked.Summary{ID: r.ID, Name: r.Name, Type: HSMType, Location: r.Location, Tags: r.Tags})
+	}
+	return summaries, err
 }
 
-// DeleteGroup soft-deletes the vaults of a group.
+// DeleteGroup soft-deletes the vaults and managed HSMs of a group.
 func (p *Provider) DeleteGroup(ctx context.Context, subscription, group string) error {
 	some, err := p.in(ctx, subscription, group)
 	if err != nil {
@@ -187,5 +194,5 @@ func (p *Provider) DeleteGroup(ctx context.Context, subscription, group string) 
 			return err
 		}
 	}
-	return nil
+	return p.deleteHSMs(ctx, subscription, group)
 }

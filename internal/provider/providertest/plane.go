@@ -32,6 +32,7 @@ import (
 	"github.com/tidelock/tidelock/internal/provider/resources"
 	"github.com/tidelock/tidelock/internal/store/memory"
 	"github.com/tidelock/tidelock/internal/vault"
+	"github.com/tidelock/tidelock/internal/vault/vaulttest"
 )
 
 // What every plane has.
@@ -40,6 +41,7 @@ const (
 	Group        = "/subscriptions/" + Subscription + "/resourceGroups/rg1"
 	Login        = "https://login.tidelock.test"
 	VaultSuffix  = "vault.tidelock.localhost:8443"
+	HSMSuffix    = "managedhsm.tidelock.localhost:8443"
 	RelayURL     = "https://relay.tidelock.test"
 )
 
@@ -51,6 +53,7 @@ type Plane struct {
 	Service   envelope.ServiceKey
 	Entra     *entra.Service
 	Vault     *vault.Service
+	HSM       *vaulttest.Token // of managed HSMs
 	Keeper    *custody.Keeper
 	Relay     *Relay
 	Resources *resources.Provider
@@ -99,14 +102,14 @@ func (s *syncBuffer) Write(p []byte) (int, error) {
 // New makes a plane. containers is what the relay offers of containers; nil for none.
 func New(t testing.TB, containers fluidrelay.Containers) *Plane {
 	t.Helper()
-	p := &Plane{t: t, Store: memory.New(), Service: envelope.NewServiceKey(), Relay: &Relay{}, Log: &bytes.Buffer{}, tokens: map[string]string{}}
+	p := &Plane{t: t, Store: memory.New(), Service: envelope.NewServiceKey(), Relay: &Relay{}, HSM: vaulttest.NewToken(), Log: &bytes.Buffer{}, tokens: map[string]string{}}
 	log := slog.New(slog.NewJSONHandler(&syncBuffer{b: p.Log}, nil))
 	ctx := t.Context()
 	var err error
-	p.Entra, err = entra.Open(ctx, entra.Config{Store: p.Store, Service: p.Service, Login: Login, VaultSuffix: VaultSuffix, Log: log})
+	p.Entra, err = entra.Open(ctx, entra.Config{Store: p.Store, Service: p.Service, Login: Login, VaultSuffix: VaultSuffix, HSMSuffix: HSMSuffix, Log: log})
 	p.must(err)
-	p.Vault = vault.New(vault.Config{Store: p.Store, Service: p.Service, Entra: p.Entra, Suffix: VaultSuffix, Login: Login, Log: log})
-	hosts := keystore.Hosts{Suffixes: []string{"vault.tidelock.localhost"}}
+	p.Vault = vault.New(vault.Config{Store: p.Store, Service: p.Service, Entra: p.Entra, Suffix: VaultSuffix, HSMSuffix: HSMSuffix, Login: Login, Roles: p.Entra.AllowedData, Token: p.HSM, Log: log})
+	hosts := keystore.Hosts{Suffixes: []string{"vault.tidelock.localhost", "managedhsm.tidelock.localhost"}}
 	p.Keeper = custody.New(custody.Config{
 		Store: p.Store, Service: p.Service, Hosts: hosts, Log: log,
 		KeyStore: func(identity string) keystore.Client {
@@ -322,9 +325,20 @@ func (p *Plane) PutVault(name string, grants ...Grant) {
 // Keys makes a request to a vault's data plane as the administrator, past its firewall.
 func (p *Plane) Keys(method, vault, path, body string) Answer {
 	p.t.Helper()
-	r, err := http.NewRequestWithContext(p.t.Context(), method, "https://"+vault+"."+VaultSuffix+path+"?api-version=7.4", strings.NewReader(body))
+	return p.dataPlane(method, vault+"."+VaultSuffix, path, body, entra.AudienceVault)
+}
+
+// AtHSM is Keys for a managed HSM.
+func (p *Plane) AtHSM(method, hsm, path, body string) Answer {
+	p.t.Helper()
+	return p.dataPlane(method, hsm+"."+HSMSuffix, path, body, entra.AudienceHSM)
+}
+
+func (p *Plane) dataPlane(method, host, path, body, audience string) Answer {
+	p.t.Helper()
+	r, err := http.NewRequestWithContext(p.t.Context(), method, "https://"+host+path+"?api-version=7.4", strings.NewReader(body))
 	p.must(err)
-	r.Header.Set("Authorization", "Bearer "+p.Token(p.Admin, p.AdminKey, entra.AudienceVault))
+	r.Header.Set("Authorization", "Bearer "+p.Token(p.Admin, p.AdminKey, audience))
 	resp, err := p.Vault.Transport().RoundTrip(r)
 	p.must(err)
 	defer resp.Body.Close()

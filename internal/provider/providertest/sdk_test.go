@@ -162,12 +162,54 @@ func TestGroupsIdentitiesAndVaultsWithTheSDK(t *testing.T) {
 	if len(back.Properties.AccessPolicies) != 1 {
 		t.Errorf("recovered with %d access policies, want the one it had", len(back.Properties.AccessPolicies))
 	}
+	s.managedHSM(ctx)
 	deleting, err := groups.BeginDelete(ctx, "rg2", nil)
 	s.must(err)
 	_, err = deleting.PollUntilDone(ctx, nil)
 	s.must(err)
 	if _, err = identities.Get(ctx, "rg2", "relay-id", nil); refusal(err) != "ResourceGroupNotFound" {
 		t.Errorf("after the group's deletion: got %v", err)
+	}
+}
+
+// managedHSM walks a managed HSM of rg2 through its life: all its writes are pollers.
+func (s *sdk) managedHSM(ctx context.Context) {
+	s.t.Helper()
+	hsms, err := armkeyvault.NewManagedHsmsClient(providertest.Subscription, s.credential, s.options)
+	s.must(err)
+	hsm := armkeyvault.ManagedHsm{
+		Location: to.Ptr("westus2"), SKU: &armkeyvault.ManagedHsmSKU{Family: to.Ptr(armkeyvault.ManagedHsmSKUFamilyB), Name: to.Ptr(armkeyvault.ManagedHsmSKUNameStandardB1)},
+		Properties: &armkeyvault.ManagedHsmProperties{TenantID: to.Ptr(string(s.Directory)), InitialAdminObjectIDs: []*string{&s.Admin.ObjectID}, SoftDeleteRetentionInDays: to.Ptr[int32](7)},
+	}
+	making, err := hsms.BeginCreateOrUpdate(ctx, "rg2", "sdk-hsm", hsm, nil)
+	s.must(err)
+	made, err := making.PollUntilDone(ctx, nil)
+	s.must(err)
+	if *made.Properties.HsmURI != "https://sdk-hsm."+providertest.HSMSuffix+"/" || *made.Properties.SecurityDomainProperties.ActivationStatus != armkeyvault.ActivationStatusActive {
+		s.t.Errorf("got HSM %+v", made.Properties)
+	}
+	updating, err := hsms.BeginUpdate(ctx, "rg2", "sdk-hsm", armkeyvault.ManagedHsm{Tags: map[string]*string{"a": to.Ptr("b")}}, nil)
+	s.must(err)
+	updated, err := updating.PollUntilDone(ctx, nil)
+	s.must(err)
+	if *updated.Tags["a"] != "b" || len(updated.Properties.InitialAdminObjectIDs) != 1 {
+		s.t.Errorf("updated: got %+v", updated.ManagedHsm)
+	}
+	deleting, err := hsms.BeginDelete(ctx, "rg2", "sdk-hsm", nil)
+	s.must(err)
+	_, err = deleting.PollUntilDone(ctx, nil)
+	s.must(err)
+	gone, err := hsms.GetDeleted(ctx, "sdk-hsm", "westus2", nil)
+	s.must(err)
+	if !strings.EqualFold(*gone.Properties.MhsmID, *made.ID) {
+		s.t.Errorf("got deleted HSM %+v", gone.Properties)
+	}
+	purging, err := hsms.BeginPurgeDeleted(ctx, "sdk-hsm", "westus2", nil)
+	s.must(err)
+	_, err = purging.PollUntilDone(ctx, nil)
+	s.must(err)
+	if _, err := hsms.GetDeleted(ctx, "sdk-hsm", "westus2", nil); refusal(err) != "DeletedManagedHsmNotFound" {
+		s.t.Errorf("after the purge: got %v", err)
 	}
 }
 

@@ -155,7 +155,7 @@ func TestInterruptedGroupDeletion(t *testing.T) {
 func TestMetadata(t *testing.T) {
 	p := providertest.New(t, nil)
 	h := resources.MetadataHandler(resources.Cloud{
-		Name: "Tidelock", ManagementURL: "https://m.test:8443", LoginURL: "https://l.test:8443", GraphURL: "https://m.test:8443/graph", ADFS: true, VaultSuffix: "vault.test:8443",
+		Name: "Tidelock", ManagementURL: "https://m.test:8443", LoginURL: "https://l.test:8443", GraphURL: "https://m.test:8443/graph", ADFS: true, VaultSuffix: "vault.test:8443", HSMSuffix: "managedhsm.test:8443",
 	})
 	get := func(method, target string) providertest.Answer {
 		w := httptest.NewRecorder()

@@ -1,0 +1,145 @@
+//go:build cgo && pkcs11
+
+package app_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
+
+	"github.com/tidelock/tidelock/internal/app"
+	"github.com/tidelock/tidelock/internal/cli"
+	"github.com/tidelock/tidelock/internal/pkcs11/softhsm"
+)
+
+// A whole server with a SoftHSM token: a managed HSM is made by the management plane, its
+// keys work for the real client before and after a restart, and nothing of them is on disk
+// outside the token.
+func TestManagedHSMInAToken(t *testing.T) {
+	r := &rig{t: t, data: filepath.Join(t.TempDir(), "data"), token: app.PKCS11(softhsm.New(t))}
+	r.start()
+	t.Cleanup(func() { r.stop() })
+	ctx := t.Context()
+	client, err := cli.NewClient(r.profile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	group := "/subscriptions/" + r.profile.SubscriptionID + "/resourceGroups/rg"
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(client.Do(ctx, http.MethodPut, group, "2021-04-01", map[string]any{"location": "westus2"}, nil))
+	must(client.Do(ctx, http.MethodPut, group+"/providers/Microsoft.KeyVault/managedHSMs/contoso", "2023-07-01", map[string]any{
+		"location": "westus2", "sku": map[string]any{"family": "B", "name": "Standard_B1"},
+		"properties": map[string]any{"tenantId": r.profile.DirectoryID, "initialAdminObjectIds": []string{r.profile.ObjectID}},
+	}, nil))
+	r.assignHSMRole("contoso", "21dbd100-6940-42c2-9190-5d6cb909625b")
+
+	message := []byte("a data key of thirty-two bytes..")
+	oaep, kw := azkeys.EncryptionAlgorithmRSAOAEP256, azkeys.EncryptionAlgorithmA256KW
+	wrapped := map[string][]byte{}
+	for _, restarted := range []bool{false, true} {
+		if restarted {
+			r.stop()
+			r.start()
+			client, err = cli.NewClient(r.profile)
+			must(err)
+		}
+		keys, err := client.HSMKeys("contoso")
+		must(err)
+		for name, test := range map[string]struct {
+			kind azkeys.KeyType
+			alg  azkeys.EncryptionAlgorithm
+		}{"rsa": {azkeys.KeyTypeRSAHSM, oaep}, "oct": {azkeys.KeyTypeOctHSM, kw}} {
+			if !restarted {
+				_, err := keys.CreateKey(ctx, name, azkeys.CreateKeyParameters{Kty: &test.kind}, nil)
+				must(err)
+				w, err := keys.WrapKey(ctx, name, "", azkeys.KeyOperationParameters{Algorithm: &test.alg, Value: message}, nil)
+				must(err)
+				wrapped[name] = w.Result
+			}
+			got, err := keys.UnwrapKey(ctx, name, "", azkeys.KeyOperationParameters{Algorithm: &test.alg, Value: wrapped[name]}, nil)
+			if err != nil || !bytes.Equal(got.Result, message) {
+				t.Errorf("%s, restarted %t: got %q, %v", name, restarted, got.Result, err)
+			}
+			bad := bytes.Clone(wrapped[name])
+			bad[0] ^= 1
+			if _, err := keys.UnwrapKey(ctx, name, "", azkeys.KeyOperationParameters{Algorithm: &test.alg, Value: bad}, nil); err == nil || !strings.Contains(err.Error(), "BadParameter") {
+				t.Errorf("%s of a changed value: got %v", name, err)
+			}
+		}
+	}
+	// Without its token the server starts, and says what is missing when a key is needed.
+	r.stop()
+	r.token = app.PKCS11{}
+	r.start()
+	client, err = cli.NewClient(r.profile)
+	must(err)
+	keys, err := client.HSMKeys("contoso")
+	must(err)
+	if _, err := keys.UnwrapKey(ctx, "rsa", "", azkeys.KeyOperationParameters{Algorithm: &oaep, Value: wrapped["rsa"]}, nil); err == nil || !strings.Contains(err.Error(), "InternalServerError") {
+		t.Errorf("without the token: got %v", err)
+	}
+}
+
+// assignHSMRole gives the administrator a role of a managed HSM, as he may.
+func (r *rig) assignHSMRole(hsm, role string) {
+	r.t.Helper()
+	pem, err := os.ReadFile(r.profile.CAFile)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	address := strings.TrimPrefix(r.profile.ManagementURL, "https://")
+	var d net.Dialer
+	client := &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return d.DialContext(ctx, network, address)
+		},
+	}}
+	credential, err := azidentity.NewClientSecretCredential(r.profile.DirectoryID, r.profile.ClientID, r.profile.ClientSecret, &azidentity.ClientSecretCredentialOptions{
+		ClientOptions:            azcore.ClientOptions{Cloud: cloud.Configuration{ActiveDirectoryAuthorityHost: r.profile.ManagementURL}, Transport: client},
+		DisableInstanceDiscovery: true,
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	token, err := credential.GetToken(r.t.Context(), policy.TokenRequestOptions{Scopes: []string{"https://managedhsm.azure.net/.default"}})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	body := fmt.Sprintf(`{"properties":{"roleDefinitionId":%q,"principalId":%q}}`, role, r.profile.ObjectID)
+	url := "https://" + hsm + "." + r.profile.HSMSuffix + "/providers/Microsoft.Authorization/roleAssignments/" + r.profile.ObjectID + "?api-version=7.4"
+	req, err := http.NewRequestWithContext(r.t.Context(), http.MethodPut, url, strings.NewReader(body))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token.Token)
+	resp, err := client.Do(req)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusCreated {
+		r.t.Fatalf("assign a role: got %d", resp.StatusCode)
+	}
+}
