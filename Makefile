@@ -16,7 +16,7 @@ run: ## run the quickstart server
 	$(GO) run ./cmd/tidelock quickstart
 
 .PHONY: test
-test: vet race postgres pkcs11 clients crash azcli ## everything: vet, Go tests under the race detector, PostgreSQL, PKCS#11, real clients, crash histories, azure-cli
+test: vet race postgres blobs pkcs11 clients crash azcli ## everything: vet, Go tests under the race detector, PostgreSQL, object stores, PKCS#11, real clients, crash histories, azure-cli
 
 .PHONY: vet
 vet: ## go vet and gofmt
@@ -65,6 +65,11 @@ postgres: ## the PostgreSQL engine against real servers (needs PostgreSQL's serv
 .PHONY: pkcs11
 pkcs11: ## keys in a PKCS#11 token: SoftHSM (Debian: softhsm2; without it these tests are skipped)
 	$(GO) test -race -tags pkcs11 -count 1 -timeout 20m -run 'Token|KeyWrap|AtOnce|WhatIsWrong' ./internal/pkcs11/... ./internal/vault ./internal/app
+
+.PHONY: blobs
+blobs: ## the object stores against Azurite (needs Node 20 and npm)
+	cd e2e/azurite && npm ci --no-audit --no-fund --ignore-scripts
+	TIDELOCK_AZURITE=$(CURDIR)/e2e/azurite/node_modules/.bin/azurite-blob $(GO) test -race -count 1 ./internal/store/blobs/...
 
 .PHONY: fuzz
 fuzz: ## every fuzz function for FUZZTIME each

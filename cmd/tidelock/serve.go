@@ -126,6 +126,8 @@ func (f *serveFlags) registerStore(c *cobra.Command) {
 	c.Flags().DurationVar(&s.StatementTimeout, "store-statement-timeout", 0, "end a statement of the database that takes longer (default 30s)")
 	c.Flags().BoolVar(&s.WithoutStandby, "store-without-standby", false, "take a database that names no synchronous standby: it is replicated beneath, or never fails over")
 	c.Flags().BoolVar(&s.MayLoseWrites, "store-may-lose-writes", false, "take a database that acknowledges writes before they are durable")
+	c.Flags().StringVar(&s.Blobs, "blobs", "", "keep large objects of a database in an object store: azure:https://account.blob.core.windows.net/container, s3:https://host/bucket or dir:/path")
+	c.Flags().StringVar(&s.BlobsCredentialsFile, "blobs-credentials-file", "", "JSON file with the object store's credentials (default: a managed identity, or the environment)")
 }
 
 // registerLimits has the limits that installations differ in; docs/limits.md has all.

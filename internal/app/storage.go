@@ -8,6 +8,7 @@ import (
 
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/store"
+	"github.com/tidelock/tidelock/internal/store/blobs"
 	"github.com/tidelock/tidelock/internal/store/metered"
 	"github.com/tidelock/tidelock/internal/store/pebble"
 	"github.com/tidelock/tidelock/internal/store/postgres"
@@ -28,11 +29,18 @@ type StoreConfig struct {
 	WithoutStandby bool
 	// MayLoseWrites takes a database that acknowledges writes before they are durable.
 	MayLoseWrites bool
+	// Blobs is an object store for large objects of a database; empty: they are in it.
+	Blobs string
+	// BlobsCredentialsFile holds the object store's credentials.
+	BlobsCredentialsFile string
 }
 
 func (c StoreConfig) check() error {
 	if c.URL == "" && c != (StoreConfig{}) {
-		return errors.New("the flags --store-… go with --store, which names a database")
+		return errors.New("the flags --store-… and --blobs go with --store, which names a database")
+	}
+	if c.Blobs == "" && c.BlobsCredentialsFile != "" {
+		return errors.New("--blobs-credentials-file goes with --blobs, which names an object store")
 	}
 	return nil
 }
@@ -46,10 +54,18 @@ func openEngine(ctx context.Context, c Config) (store.Store, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, databasePatience)
 	defer cancel()
+	var objects blobs.Store
+	if c.Store.Blobs != "" {
+		var err error
+		objects, err = blobs.Open(ctx, blobs.Options{Place: c.Store.Blobs, CredentialsFile: c.Store.BlobsCredentialsFile})
+		if err != nil {
+			return nil, err
+		}
+	}
 	e, err := postgres.Open(ctx, postgres.Options{
 		URL: c.Store.URL, PasswordFile: c.Store.PasswordFile,
 		PoolSize: c.Store.PoolSize, StatementTimeout: c.Store.StatementTimeout,
-		NeedStandby: !c.Store.WithoutStandby, MayLoseWrites: c.Store.MayLoseWrites, Log: c.Log,
+		NeedStandby: !c.Store.WithoutStandby, MayLoseWrites: c.Store.MayLoseWrites, Blobs: objects, Log: c.Log,
 	})
 	if err != nil {
 		return nil, err // a nil *Engine would make a store that is not nil

@@ -107,14 +107,20 @@ WITH owned AS (
 SELECT (SELECT count(*) FROM owned) = 1, (SELECT count(*) FROM dropped)`
 
 // DeleteDocument implements store.Store. The fence comes first: an append that is under way
-// is waited for, and what it wrote is there for the statements after it to delete.
+// is waited for, and what it wrote is there for the statements after it to delete. Blobs
+// are removed after that, by the sweep if not here: that they are to go is durable.
 func (e *Engine) DeleteDocument(ctx context.Context, doc envelope.DocumentHandle) error {
-	return e.write(ctx, "delete a document", func(ctx context.Context, c *pgx.Conn) error {
+	err := e.write(ctx, "delete a document", func(ctx context.Context, c *pgx.Conn) error {
 		b := &pgx.Batch{}
 		b.Queue(`UPDATE documents SET term = term + 1, head = 0 WHERE document = $1`, doc[:])
 		b.Queue(`DELETE FROM records WHERE document = $1`, doc[:])
 		b.Queue(`DELETE FROM segments WHERE document = $1`, doc[:])
 		b.Queue(`DELETE FROM objects WHERE document = $1`, doc[:])
+		b.Queue(`UPDATE blobs SET state = $2, since = now() WHERE document = $1`, doc[:], blobToGo)
 		return transact(ctx, c, b)
 	})
+	if err == nil && e.blobs.store != nil {
+		e.blobs.letGo()
+	}
+	return err
 }

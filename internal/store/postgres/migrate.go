@@ -60,10 +60,17 @@ func migrations(files fs.FS) ([]migration, error) {
 	return all, nil
 }
 
-// statements splits a file of ours: no string or comment of it holds a semicolon.
+// statements splits a file of ours: comments have lines of their own, and no string
+// holds a semicolon.
 func statements(sql string) []string {
+	var code strings.Builder
+	for line := range strings.Lines(sql) {
+		if !strings.HasPrefix(strings.TrimSpace(line), "--") {
+			code.WriteString(line)
+		}
+	}
 	var all []string
-	for _, s := range strings.Split(sql, ";") {
+	for s := range strings.SplitSeq(code.String(), ";") {
 		if s = strings.TrimSpace(s); s != "" {
 			all = append(all, s)
 		}

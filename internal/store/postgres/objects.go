@@ -12,6 +12,7 @@ import (
 
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/store"
+	"github.com/tidelock/tidelock/internal/store/blobs"
 )
 
 const (
@@ -67,34 +68,52 @@ func last(objects []store.Object) []store.Object {
 
 // PutObjects implements store.Objects.
 func (e *Engine) PutObjects(ctx context.Context, doc envelope.DocumentHandle, objects []store.Object) error {
-	b := &pgx.Batch{}
-	for _, p := range cut(last(objects)) {
+	var small []store.Object
+	var all []large
+	for _, o := range last(objects) {
+		if e.blobs.store != nil && len(o.Value.Bytes()) >= e.blobs.least {
+			all = append(all, large{o, blobs.NewName()})
+		} else {
+			small = append(small, o)
+		}
+	}
+	if len(all) > 0 {
+		return e.putLarge(ctx, doc, small, all)
+	}
+	return e.read(ctx, "put objects", func(ctx context.Context, c *pgx.Conn) error {
+		if len(small) == 0 {
+			return nil
+		}
+		b := &pgx.Batch{}
+		e.queueObjects(b, doc, small)
+		return transact(ctx, c, b) // to put the same again is harmless
+	})
+}
+
+// queueObjects puts objects into the database itself, the last statements of a
+// transaction that puts any.
+func (e *Engine) queueObjects(b *pgx.Batch, doc envelope.DocumentHandle, objects []store.Object) {
+	for _, p := range cut(objects) {
 		b.Queue(`
 			INSERT INTO objects (document, name, part, parts, value)
 			SELECT $1, t.name, t.part, t.parts, t.value
 			FROM unnest($2::bytea[], $3::integer[], $4::integer[], $5::bytea[]) AS t(name, part, parts, value)
-			ON CONFLICT (document, name, part) DO UPDATE SET parts = excluded.parts, value = excluded.value`,
+			ON CONFLICT (document, name, part) DO UPDATE
+			SET parts = excluded.parts, value = excluded.value, blob = NULL, blob_bytes = NULL`,
 			doc[:], p.names, p.number, p.of, p.values)
 		// What is left of a longer object of the name.
 		b.Queue(`
 			DELETE FROM objects AS o USING unnest($2::bytea[], $3::integer[]) AS t(name, parts)
 			WHERE o.document = $1 AND o.name = t.name AND o.part >= t.parts`, doc[:], p.names, p.of)
 	}
-	return e.read(ctx, "put objects", func(ctx context.Context, c *pgx.Conn) error {
-		if b.Len() == 0 {
-			return nil
-		}
-		return transact(ctx, c, b) // to put the same again is harmless
-	})
+	if e.blobs.store != nil {
+		queueLetGo(b, doc)
+	}
 }
 
 // GetObject implements store.Objects.
 func (e *Engine) GetObject(ctx context.Context, doc envelope.DocumentHandle, name envelope.Name) (envelope.Sealed, error) {
-	var whole []byte
-	err := e.read(ctx, "get an object", func(ctx context.Context, c *pgx.Conn) (err error) {
-		whole, err = getParts(ctx, c, doc, name)
-		return err
-	})
+	whole, err := e.getWhole(ctx, doc, name)
 	if err != nil {
 		return envelope.Sealed{}, err
 	}
@@ -105,33 +124,40 @@ func (e *Engine) GetObject(ctx context.Context, doc envelope.DocumentHandle, nam
 	return s, nil
 }
 
-func getParts(ctx context.Context, c *pgx.Conn, doc envelope.DocumentHandle, name envelope.Name) ([]byte, error) {
-	rows, err := c.Query(ctx, `SELECT part, parts, value FROM objects WHERE document = $1 AND name = $2 ORDER BY part`, doc[:], name[:])
+// parted is an object as the database has it: its bytes, or the blob they are in.
+type parted struct {
+	whole     []byte
+	blob      []byte
+	blobBytes int64
+}
+
+func getParts(ctx context.Context, c *pgx.Conn, doc envelope.DocumentHandle, name envelope.Name) (found parted, err error) {
+	rows, err := c.Query(ctx, `SELECT part, parts, value, blob, coalesce(blob_bytes, 0) FROM objects
+		WHERE document = $1 AND name = $2 ORDER BY part`, doc[:], name[:])
 	if err != nil {
-		return nil, err
+		return found, err
 	}
-	var whole []byte
 	var part, parts, next int32
 	var value pgtype.DriverBytes // copied at once
-	_, err = pgx.ForEachRow(rows, []any{&part, &parts, &value}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&part, &parts, &value, &found.blob, &found.blobBytes}, func() error {
 		if part != next {
 			return fmt.Errorf("%w: part %d of an object where %d should be", store.ErrCorrupt, part, next)
 		}
-		if next++; whole == nil && parts > 0 {
-			whole = make([]byte, 0, int(min(parts, 1<<10))*len(value))
+		if next++; found.whole == nil && parts > 0 {
+			found.whole = make([]byte, 0, int(min(parts, 1<<10))*len(value))
 		}
-		whole = append(whole, value...)
+		found.whole = append(found.whole, value...)
 		return nil
 	})
 	switch {
 	case err != nil:
-		return nil, err
+		return parted{}, err
 	case next == 0:
-		return nil, store.ErrNotFound
+		return parted{}, store.ErrNotFound
 	case next != parts:
-		return nil, fmt.Errorf("%w: %d of %d parts of an object", store.ErrCorrupt, next, parts)
+		return parted{}, fmt.Errorf("%w: %d of %d parts of an object", store.ErrCorrupt, next, parts)
 	}
-	return whole, nil
+	return found, nil
 }
 
 // HasObject implements store.Objects.

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidelock/tidelock/internal/store"
+	"github.com/tidelock/tidelock/internal/store/blobs"
 )
 
 // Options of the engine.
@@ -30,7 +31,13 @@ type Options struct {
 	NeedStandby bool
 	// MayLoseWrites takes a database that may lose acknowledged writes all the same.
 	MayLoseWrites bool
-	Log           *slog.Logger // default: none
+	// Blobs takes large objects. Default: they are in the database.
+	Blobs blobs.Store
+	Log   *slog.Logger // default: none
+
+	// For tests: how large an object must be to go to Blobs, and how long its writer has.
+	blobBytes int
+	blobGrace time.Duration
 }
 
 const (
@@ -44,6 +51,12 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.StatementTimeout == 0 {
 		o.StatementTimeout = defaultStatementTimeout
+	}
+	if o.blobBytes == 0 {
+		o.blobBytes = blobBytesLeast
+	}
+	if o.blobGrace == 0 {
+		o.blobGrace = blobGrace
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -59,6 +72,7 @@ type Engine struct {
 	o       Options
 	pool    *pgxpool.Pool
 	appends appends
+	blobs   blobStore
 	health  health
 
 	mu     sync.RWMutex // guards closed; held for reading by every call
@@ -101,7 +115,10 @@ func (e *Engine) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
-	return e.migrate(ctx)
+	if err := e.migrate(ctx); err != nil {
+		return err
+	}
+	return e.startBlobs(ctx)
 }
 
 // Pool is the engine's connections, for packages that keep tables of their own beside
@@ -123,6 +140,7 @@ func (e *Engine) enter(ctx context.Context) (func(), error) {
 
 // Close waits for the calls under way.
 func (e *Engine) Close() error {
+	e.blobs.close() // first: the sweep makes calls
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
