@@ -27,6 +27,7 @@ func serveCommand(o *cli.Options) *cobra.Command {
 		if url := server.MetricsURL(); url != "" {
 			fmt.Fprintf(o.Out, "tidelock: metrics at %s\n", url)
 		}
+		announceIdentities(o.Out, server)
 		f.announceLocal(o.Out)
 		return server.Serve(c.Context())
 	}}
@@ -73,6 +74,7 @@ func quickstart(ctx context.Context, f *serveFlags, o *cli.Options) error {
 		if err != nil {
 			return err
 		}
+		announceIdentities(o.Out, server)
 		f.announceLocal(o.Out)
 		return banner.Execute(o.Out, map[string]any{
 			"Seeded": seeded, "Profile": profile, "DataDir": server.DataDir(),
@@ -109,6 +111,9 @@ func (f *serveFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.config.PKCS11.Module, "pkcs11-module", "", "PKCS#11 library of the token that keeps the keys of managed HSMs and of premium vaults' hardware types (default: none)")
 	c.Flags().StringVar(&f.config.PKCS11.Label, "pkcs11-token", "", "label of the token")
 	c.Flags().StringVar(&f.config.PKCS11.PINFile, "pkcs11-pin-file", "", "file with the token's user PIN")
+	c.Flags().StringVar(&f.config.Identity.Addr, "identity-endpoint", "", "address where workloads of this machine get tokens of managed identities, on loopback, such as 127.0.0.1:8445 (default: none)")
+	c.Flags().StringArrayVar(&f.config.Identity.Identities, "identity", nil, "resource id of an identity that may be had at --identity-endpoint (may be repeated)")
+	c.Flags().BoolVar(&f.config.Identity.IMDS, "identity-imds", false, "let --identity-endpoint answer without a secret too, as a virtual machine's does: every program of this machine may then have the identities")
 	f.registerLimits(c)
 	c.Flags().DurationVar(&f.grace, "cmk-grace", app.DefaultGrace, "how long an outage of a key vault is ridden out, up to 24h; 0: not at all")
 	c.Flags().BoolVar(&f.config.Keys.RequirePurgeProtection, "cmk-require-purge-protection", false, "refuse keys of vaults without soft delete and purge protection (default: warn of them)")
@@ -154,6 +159,13 @@ func (f *serveFlags) open(ctx context.Context, o *cli.Options) (*app.App, error)
 	config.DataDir = o.DataDir()
 	config.Log = newLog(o.Err, f.level)
 	return app.Open(ctx, config)
+}
+
+// announceIdentities says how a workload finds the identity endpoint.
+func announceIdentities(w io.Writer, server *app.App) {
+	if url, secret := server.IdentityEndpoint(); url != "" {
+		fmt.Fprintf(w, "tidelock: managed identities at %s: set IDENTITY_ENDPOINT to it, and IDENTITY_HEADER to what is in %s\n", url, secret)
+	}
 }
 
 // announceLocal says what local mode opens.

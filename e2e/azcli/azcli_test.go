@@ -70,6 +70,17 @@ func TestCloudFromMetadataURL(t *testing.T) {
 	c.wants("quickstart", "[0].name", "group", "list")
 }
 
+// az as a workload: it logs in as a managed identity, in Cloud Shell's form.
+func TestLoginWithIdentity(t *testing.T) {
+	const id = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/quickstart/providers/Microsoft.ManagedIdentity/userAssignedIdentities/relay-identity"
+	r := newRig(t)
+	endpoint := free(t)
+	r.restart("--identity-endpoint", endpoint, "--identity-imds", "--identity", strings.Replace(id, "00000000-0000-0000-0000-000000000000", r.profile.SubscriptionID, 1))
+	c := r.client(append(r.proxy, "MSI_ENDPOINT=http://"+endpoint+"/oauth2/token")...)
+	c.wants("userAssignedIdentity", "[0].user.name", "login", "--identity", "--allow-no-subscriptions", "-u", strings.Replace(id, "00000000-0000-0000-0000-000000000000", r.profile.SubscriptionID, 1))
+	c.wants(r.profile.DirectoryID, "tenant", "account", "get-access-token", "--resource", "https://vault.azure.net")
+}
+
 // story does what the article asks for, from the login to the end of the group.
 func story(c client, management, vault string) {
 	t, p := c.t, c.profile

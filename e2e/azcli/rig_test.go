@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -21,6 +22,8 @@ type rig struct {
 	data    string
 	url     string   // of the management plane
 	proxy   []string // variables that lead a client through it
+	serving []string // the server's command line
+	stop    func()   // ends it
 	profile struct {
 		DirectoryID, SubscriptionID, ClientID, ClientSecret, ObjectID, CAFile, VaultSuffix string
 	}
@@ -34,11 +37,12 @@ func newRig(t *testing.T, flags ...string) *rig {
 	}
 	management := free(t)
 	r.url = "https://" + management
-	r.start("is serving", append([]string{"quickstart", "--relay", free(t), "--management", management}, flags...)...)
+	r.serving = append([]string{"quickstart", "--relay", free(t), "--management", management}, flags...)
+	_, r.stop = r.start("is serving", r.serving...)
 	raw, err := os.ReadFile(r.data + ".keys/admin.json")
 	r.must(err)
 	r.must(json.Unmarshal(raw, &r.profile))
-	line := r.start("NODE_EXTRA_CA_CERTS", "proxy", "--listen", free(t))
+	line, _ := r.start("NODE_EXTRA_CA_CERTS", "proxy", "--listen", free(t))
 	r.proxy = append(strings.Fields(line[0])[1:], strings.Fields(line[1])[1:]...)
 	return r
 }
@@ -60,9 +64,16 @@ func free(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// start runs a command of the binary until the test ends, and returns what it printed
-// until it was ready.
-func (r *rig) start(ready string, args ...string) []string {
+// restart stops the server and starts it with more flags.
+func (r *rig) restart(flags ...string) {
+	r.t.Helper()
+	r.stop()
+	_, r.stop = r.start("is serving", append(r.serving, flags...)...)
+}
+
+// start runs a command of the binary until it is stopped or the test ends, and returns
+// what it printed until it was ready.
+func (r *rig) start(ready string, args ...string) (printed []string, stop func()) {
 	r.t.Helper()
 	c := exec.Command(r.binary, append(args, "--data", r.data)...)
 	var log bytes.Buffer
@@ -70,13 +81,13 @@ func (r *rig) start(ready string, args ...string) []string {
 	out, err := c.StdoutPipe()
 	r.must(err)
 	r.must(c.Start())
-	r.t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		_ = c.Process.Signal(os.Interrupt) // it may have ended by itself: Wait says so
 		if err := c.Wait(); err != nil || r.t.Failed() {
 			r.t.Logf("tidelock %s: %v\n%s", args[0], err, &log)
 		}
 	})
-	var printed []string
+	r.t.Cleanup(stop)
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		printed = append(printed, lines.Text())
 		if strings.Contains(lines.Text(), ready) {
@@ -84,11 +95,11 @@ func (r *rig) start(ready string, args ...string) []string {
 				for lines.Scan() { // the rest, so that the process never waits for us
 				}
 			}()
-			return printed
+			return printed, stop
 		}
 	}
 	r.t.Fatalf("tidelock %s ended before it was ready: %s", args[0], &log)
-	return nil
+	return nil, nil
 }
 
 // roots is the system's certificates and the server's own authority.

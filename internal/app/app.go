@@ -38,6 +38,9 @@ type App struct {
 	metricsListener net.Listener // nil: nobody asked for one
 	metricsHTTP     *http.Server
 
+	identityListener net.Listener // nil: nobody asked for one
+	identityHTTP     *http.Server
+
 	store store.Store
 	entra *entra.Service
 	vault *vault.Service
@@ -107,6 +110,9 @@ func openIn(ctx context.Context, c Config, in surroundings) (_ *App, err error) 
 		return nil, err
 	}
 	if err := a.wire(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.openIdentityEndpoint(ctx); err != nil {
 		return nil, err
 	}
 	// The command line must find this server before anybody is told that it is there.
@@ -188,6 +194,7 @@ func (a *App) Serve(ctx context.Context) error {
 	if a.metricsListener != nil {
 		g.Go(func() error { return served(a.metricsHTTP.Serve(a.metricsListener)) })
 	}
+	g.Go(a.serveIdentities)
 	for _, run := range []func(context.Context){a.relays.AdmitAll, a.vault.Run, a.vaults.Run} {
 		g.Go(func() error {
 			run(serving)
@@ -225,6 +232,7 @@ func (a *App) stop(ctx context.Context) error {
 		a.relay.Shutdown(ctx),
 		a.relayHTTP.Shutdown(ctx),
 		a.managementHTTP.Shutdown(ctx),
+		a.stopIdentities(ctx),
 	}
 	a.custody.Close()
 	if a.closeToken != nil {
@@ -236,7 +244,7 @@ func (a *App) stop(ctx context.Context) error {
 
 // Close gives up a server that was opened and is not served.
 func (a *App) Close() {
-	for _, l := range []net.Listener{a.relayListener, a.managementListener, a.metricsListener} {
+	for _, l := range []net.Listener{a.relayListener, a.managementListener, a.metricsListener, a.identityListener} {
 		if l != nil {
 			_ = l.Close() // nothing was served: there is nobody to tell
 		}

@@ -36,6 +36,7 @@ type Config struct {
 	// PrivateIssuers are OpenID providers, as URLs, that may be at an address that is not
 	// public. Others, named in federated credentials, are asked at public ones only.
 	PrivateIssuers []string
+	Identity       IdentityEndpoint
 	// PKCS11 is the token of managed HSMs; the zero value: there are none.
 	PKCS11 PKCS11
 	// KeyRetentionDays is for how many days after a deletion copies of the data from
@@ -133,6 +134,9 @@ func (c Config) check() error {
 	}
 	if err := c.Keys.Check(); err != nil {
 		return fmt.Errorf("--cmk-grace: %w", err)
+	}
+	if err := c.Identity.check(); err != nil {
+		return err
 	}
 	if (c.RelayCert == "") != (c.RelayKey == "") {
 		return errors.New("--relay-cert and --relay-key belong together: give both or neither")

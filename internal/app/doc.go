@@ -10,5 +10,7 @@
 //	D.keys/service.key 32 bytes: the service key, under which all rows are sealed
 //	D.keys/ca.key      private key of the local certificate authority (PEM)
 //	D.keys/ca.crt      its certificate (PEM): what clients are told to trust
+//	D.keys/public-ca.key, public-ca.crt  the authority for the public cloud's names (PEM); see 'tidelock proxy'
+//	D.keys/identity-header  what workloads show the identity endpoint
 //	D.keys/admin.json  how the command line reaches this server, with its secret
 package app
