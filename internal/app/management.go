@@ -10,6 +10,7 @@ import (
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/keystore"
+	"github.com/tidelock/tidelock/internal/provider/activity"
 	"github.com/tidelock/tidelock/internal/provider/authorization"
 	"github.com/tidelock/tidelock/internal/provider/fluidrelay"
 	"github.com/tidelock/tidelock/internal/provider/graph"
@@ -53,10 +54,12 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts, azure *a
 	if err := relays.Resume(ctx); err != nil {
 		return nil, fmt.Errorf("finish a relay's deletion: %w", err)
 	}
+	log := activity.New(activity.Config{Store: a.store, Service: a.service, Log: a.c.Log})
 	router := arm.NewRouter(arm.Config{
 		Authenticate: a.authenticate, Allowed: a.allowed, Subscription: groups.HasSubscription, ResourceGroup: groups.HasGroup,
-		LoginURL: a.ManagementURL() + "/" + string(a.installed.DirectoryID), Deleted: a.entra.DeleteAssignmentsWithin, Log: a.c.Log,
+		LoginURL: a.ManagementURL() + "/" + string(a.installed.DirectoryID), Deleted: a.entra.DeleteAssignmentsWithin, Record: log.Record, Log: a.c.Log,
 	})
+	log.Register(router)
 	relays.Register(router)
 	vaults.Register(router)
 	identities.Register(router)

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"regexp"
 	"strings"
+	"time"
 )
 
 // answer writes the headers, the body or the error of one request.
@@ -20,6 +22,7 @@ type answer struct {
 	correlation string
 	caller      Caller
 	fromService bool // the request reached a provider
+	event       Event
 }
 
 // idPattern is what a client's own request ids may look like; others are not echoed.
@@ -27,6 +30,7 @@ var idPattern = regexp.MustCompile(`^[0-9a-zA-Z-]{1,64}$`)
 
 func newAnswer(w http.ResponseWriter, r *http.Request, c Config) *answer {
 	a := &answer{w: w, c: c, requestID: newGUID()}
+	a.event.At = time.Now()
 	a.correlation = a.requestID
 	if id := r.Header.Get("x-ms-correlation-request-id"); idPattern.MatchString(id) {
 		a.correlation = id
@@ -72,9 +76,28 @@ func (a *answer) succeed(r *http.Request, resp *Response) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		a.c.Log.InfoContext(r.Context(), "management request done", a.attrs(r, resp.Status)...)
 	}
+	a.record(r, resp.Status, nil)
 	if err := writeJSON(a.w, resp.Status, resp.Body); err != nil {
 		a.fail(r, err)
 	}
+}
+
+// record tells of a write before it is answered, so that whoever has the answer finds it in the log.
+func (a *answer) record(r *http.Request, status int, err *Error) {
+	if !a.fromService || a.c.Record == nil || a.event.ID.Subscription == "" || r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return
+	}
+	e := a.event
+	e.Done, e.Caller, e.Method, e.Status, e.Error = time.Now(), a.caller, r.Method, status, err
+	e.RequestID, e.Correlation = a.requestID, a.correlation
+	if id := r.Header.Get("x-ms-client-request-id"); idPattern.MatchString(id) {
+		e.ClientID = id
+	}
+	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		e.Address = at.Addr().Unmap().String()
+	}
+	a.event = Event{} // once
+	a.c.Record(context.WithoutCancel(r.Context()), e)
 }
 
 func (a *answer) attrs(r *http.Request, status int) []any {
@@ -104,6 +127,7 @@ func (a *answer) fail(r *http.Request, err error) {
 	} else {
 		a.c.Log.InfoContext(r.Context(), "management request refused", attrs...)
 	}
+	a.record(r, e.Status, e)
 	cause := "gateway"
 	if a.fromService {
 		cause = "service"

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"time"
 )
 
 // Error is the ARM error envelope. Code is API contract and never changes meaning;
@@ -44,9 +45,29 @@ type Config struct {
 	// Deleted is told of each group or resource that a request deleted, with its scope; it
 	// may be told twice. An error is the answer's: the client then deletes again. Nil: nobody is told.
 	Deleted func(ctx context.Context, scope string) error
+	// Record is told of each write in a subscription that the caller was allowed to ask for,
+	// after it was done or refused. Nil: nobody is told.
+	Record func(ctx context.Context, e Event)
 	// LoginURL is the authority, for WWW-Authenticate: https://host/{directory}.
 	LoginURL string
 	Log      *slog.Logger
+}
+
+// Event is one write, as the activity log shows it.
+type Event struct {
+	At          time.Time // when it came
+	Done        time.Time
+	Caller      Caller
+	Action      string
+	ID          ResourceID // of what it was for; of an extension resource, its scope
+	Resource    string     // the id of what it was for
+	Method      string
+	Status      int    // HTTP
+	Error       *Error // nil when it was done
+	RequestID   string
+	Correlation string
+	ClientID    string // the client's own id of the request, if it sent a good one
+	Address     string // the client's, without port
 }
 
 // Request is a management request that has passed the checks of the router.

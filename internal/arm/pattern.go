@@ -118,6 +118,20 @@ func scopeID(path []string) (id ResourceID, ok bool) {
 	return ResourceID{}, false
 }
 
+// resource is the id of what a path names, an extension resource's own too.
+func (p pattern) resource(id ResourceID, path []string) string {
+	if !p.scoped {
+		return id.String()
+	}
+	parts := slices.Clone(p.segments)
+	for i, s := range p.segments {
+		if _, param := parameter(s); param {
+			parts[i] = path[len(path)-len(parts)+i]
+		}
+	}
+	return id.String() + "/" + strings.Join(parts, "/")
+}
+
 // typeName is the type of what a pattern names, without its namespace.
 func (p pattern) typeName(id ResourceID) string {
 	if !p.scoped {

@@ -99,6 +99,7 @@ func (rt *Router) serve(r *http.Request, a *answer) (*Response, error) {
 		return nil, err
 	}
 	a.fromService = true
+	a.event.Action, a.event.ID, a.event.Resource = route.Action, req.ID, route.pattern.resource(req.ID, path)
 	return rt.run(route, req)
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/keystore"
+	"github.com/tidelock/tidelock/internal/provider/activity"
 	"github.com/tidelock/tidelock/internal/provider/authorization"
 	"github.com/tidelock/tidelock/internal/provider/fluidrelay"
 	"github.com/tidelock/tidelock/internal/provider/keyvault"
@@ -60,6 +61,7 @@ type Plane struct {
 	Identity  *managedidentity.Provider
 	KeyVault  *keyvault.Provider
 	Fluid     *fluidrelay.Provider
+	Activity  *activity.Log
 	Router    *arm.Router
 	Directory entra.DirectoryID
 	Admin     entra.Principal
@@ -126,10 +128,12 @@ func New(t testing.TB, containers fluidrelay.Containers) *Plane {
 		Subscriptions: p.Resources, Relay: p.Relay, Containers: containers, Allowed: p.Allowed, RelayURL: RelayURL, Log: log,
 	})
 	p.Resources.Contain(p.Fluid, p.KeyVault, p.Identity)
+	p.Activity = activity.New(activity.Config{Store: p.Store, Service: p.Service, Log: log})
 	p.Router = arm.NewRouter(arm.Config{
 		Authenticate: p.authenticate, Allowed: p.Allowed, Subscription: p.Resources.HasSubscription, ResourceGroup: p.Resources.HasGroup,
-		LoginURL: Login, Deleted: p.Entra.DeleteAssignmentsWithin, Log: log,
+		LoginURL: Login, Deleted: p.Entra.DeleteAssignmentsWithin, Record: p.Activity.Record, Log: log,
 	})
+	p.Activity.Register(p.Router)
 	p.Fluid.Register(p.Router)
 	p.KeyVault.Register(p.Router)
 	p.Identity.Register(p.Router)
@@ -368,6 +372,7 @@ var volatile = []struct {
 	word    string
 }{
 	{regexp.MustCompile(`[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z`), "{time}"},
+	{regexp.MustCompile(`/ticks/[0-9]{18}`), "/ticks/{ticks}"},
 	{regexp.MustCompile(`"resource": "[0-9a-f]{32}"`), `"resource": "{32 hex digits}"`},
 	{regexp.MustCompile(`"(key[12])": "[0-9a-f]{32}"`), `"$1": "{32 hex digits}"`},
 	{regexp.MustCompile(`keys/([0-9a-zA-Z-]+)/[0-9a-f]{32}`), "keys/$1/{version}"},
