@@ -306,6 +306,9 @@ type event struct {
 	args []json.RawMessage
 }
 
+// acknowledgement is the name that the answer to an event of the client's is kept under.
+const acknowledgement = "(acknowledgement)"
+
 // dial opens a socket and waits until its namespace is connected.
 func (r *rig) dial() *client { return r.dialFor("") }
 
@@ -345,6 +348,8 @@ func (c *client) read(connected chan struct{}) {
 			return
 		case strings.HasPrefix(frame, "40"):
 			close(connected)
+		case strings.HasPrefix(frame, "43"):
+			c.events <- event{name: acknowledgement, args: []json.RawMessage{b}}
 		case strings.HasPrefix(frame, "42"):
 			var parts []json.RawMessage
 			var e event
