@@ -272,3 +272,27 @@ func TestSummaryStopsWithItsContext(t *testing.T) {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// Whatever a client writes into a summarize op, there is a verdict: without one the
+// op would stay pending, and all summaries after it.
+func FuzzJudge(f *testing.F) {
+	r := newRig(f)
+	first := r.create(blob("x", "1"))
+	up := r.upload(blob("x", "2"))
+	r.log(join("a"), edit(0))
+	f.Add(`{"handle":"`+up+`","head":"`+first+`","message":"m","parents":["`+first+`"],"details":{"includesProtocolTree":false}}`, int64(1))
+	f.Add(`{"handle":"`+first+`","head":"`+first+`"}`, int64(0))
+	f.Add(`{"handle":"../x","head":"`+first+`","parents":null,"details":null}`, int64(-1))
+	f.Add(`[]`, int64(1<<62))
+	f.Fuzz(func(t *testing.T, contents string, rsn int64) {
+		op := summarizeOp("", "", sequencer.Seq(rsn))
+		op.Contents, op.Seq = literal(contents), r.seq+1
+		v, err := r.doc.Judge(t.Context(), []string{first}, op)
+		if err != nil {
+			t.Fatalf("%q at %d: %v", contents, rsn, err)
+		}
+		if !json.Valid(v.Contents) || !json.Valid(v.Data) || v.Type != sequencer.TypeSummaryAck && v.Type != sequencer.TypeSummaryNack {
+			t.Errorf("%q at %d: %s %s", contents, rsn, v.Type, v.Contents)
+		}
+	})
+}
