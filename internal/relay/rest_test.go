@@ -527,6 +527,12 @@ func TestRESTFraming(t *testing.T) {
 			}
 		}
 		r.plain("GET", "/api/v1/ping", "", "").golden(t, "ping")
+		// The paths that the published scripts probe.
+		for _, path := range []string{"/repos/ping", "/healthz/startup", "/healthz/ready", "/livez", "/readyz"} {
+			if a := r.plain("GET", path, "", ""); a.status != 200 || string(a.body) != "OK" {
+				t.Errorf("%s: %d %s", path, a.status, a.body)
+			}
+		}
 
 		preflight, err := http.NewRequestWithContext(t.Context(), "OPTIONS", "/documents/t1", nil)
 		if err != nil {
