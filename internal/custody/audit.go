@@ -70,7 +70,8 @@ type useHead struct {
 }
 
 // auditor writes down the uses of customers' keys, each record with the hash of the one
-// before. One process writes a chain. A use is made whether it can be written down or
+// before. Several processes may write one chain: who finds that another was faster reads
+// where it ends now, and tries again. A use is made whether it can be written down or
 // not; what the store does not take is kept and tried again, and counted when lost.
 type auditor struct {
 	rows    store.Rows
@@ -165,7 +166,12 @@ func (a *auditor) flush(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), foreground)
 	defer cancel()
 	for len(a.pending) > 0 {
-		if err := a.write(ctx); err != nil {
+		err := a.write(ctx)
+		if errors.Is(err, store.ErrConflict) && ctx.Err() == nil {
+			a.head, a.triedN = nil, 0 // another process wrote; somebody always gets on
+			continue
+		}
+		if err != nil {
 			a.head = nil
 			a.log.ErrorContext(ctx, "key uses cannot be written down, trying again with the next", "waiting", len(a.pending), "lost", a.lost, "err", err)
 			return
@@ -178,7 +184,11 @@ func (a *auditor) write(ctx context.Context) error {
 	if err := a.readHead(ctx); err != nil {
 		return err
 	}
-	if a.triedN > 0 && a.tried == *a.head {
+	made, err := a.wasMade(ctx)
+	if err != nil {
+		return err
+	}
+	if made {
 		a.pending = a.pending[a.triedN:] // the write that was reported as failed was made
 		a.triedN, a.lost = 0, 0
 		return nil
@@ -228,6 +238,19 @@ func (a *auditor) write(ctx context.Context) error {
 	a.pending = a.pending[n:]
 	a.head, a.revision, a.triedN, a.lost = &next, a.revision+1, 0, 0
 	return nil
+}
+
+// wasMade says whether a write that was reported as failed was made: then its last record
+// is there, whatever other processes wrote after it.
+func (a *auditor) wasMade(ctx context.Context) (bool, error) {
+	if a.triedN == 0 || a.head.Last < a.tried.Last {
+		return false, nil
+	}
+	raw, _, err := a.read(ctx, strconv.FormatUint(a.tried.Last, 10))
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && useHash(raw) == a.tried.Hash, err
 }
 
 func useHash(raw []byte) string {
@@ -321,6 +344,7 @@ func (k *Keeper) KeyUses(ctx context.Context, after uint64, limit int) (KeyUses,
 	defer a.mu.Unlock()
 	a.endAll()
 	a.flush(ctx)
+	a.head = nil // other processes write, too
 	if n := len(a.pending); n > 0 {
 		return KeyUses{}, fmt.Errorf("%d key uses wait to be written down: %w", n, errUsesWait)
 	}

@@ -160,6 +160,7 @@ func (k *Keeper) replace(ctx context.Context, r envelope.ResourceID, old *wrapRe
 	if err := k.commit(ctx, current, append([]store.RowWrite{current, previous}, also...)); err != nil {
 		return fmt.Errorf("store wrap record: %w", err)
 	}
+	k.tell(News{Resource: hex.EncodeToString(r[:])})
 	return nil
 }
 
@@ -351,6 +352,7 @@ func (k *Keeper) Delete(ctx context.Context, r envelope.ResourceID, name string,
 		return Receipt{}, fmt.Errorf("delete wrap records: %w", err)
 	}
 	k.drop(r, store.ErrNotFound)
+	k.tell(News{Resource: hex.EncodeToString(r[:])})
 	if mark.revision > 0 {
 		if err := k.completeReceipts(ctx, r, mark.Since, receipt.Epoch+1); err != nil {
 			k.c.Log.WarnContext(ctx, "receipts of documents of a deleted resource are not completed; its own says what holds for them", "err", err)

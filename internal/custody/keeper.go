@@ -77,6 +77,9 @@ type Config struct {
 	Log       *slog.Logger
 	Metrics   prometheus.Registerer // where the metrics are registered; nil: nowhere
 	Policy    Policy
+	// Tell passes news on to the keepers of other processes on the same store, who Heed
+	// it; nil: there are none. It must not block, and must not call the keeper.
+	Tell func(News)
 }
 
 // Keeper keeps the keys of all resources. It is safe for concurrent use.

@@ -66,6 +66,7 @@ type watch struct {
 	failed    time.Time // the last look that gave no proof
 
 	next        time.Time // when the key store is asked next
+	askNow      bool      // another process says that it refuses
 	versionSeen time.Time // when the newest version was last looked for
 	rotating    bool      // it is being looked for now
 	rescuing    bool      // root keys in memory are being moved to it, for this version was disabled
@@ -129,6 +130,9 @@ func (w *watch) schedule(last time.Time) time.Time {
 	w.k.mu.Lock()
 	defer w.k.mu.Unlock()
 	w.next = last.Add(w.interval())
+	if w.askNow {
+		w.askNow, w.next = false, time.Now()
+	}
 	return w.next
 }
 
@@ -156,6 +160,9 @@ func (w *watch) probe(ctx context.Context) {
 	w.k.mu.Unlock()
 
 	key, found := w.k.examine(ctx, r.id, rec, forProbe)
+	if found.verdict == refusal {
+		w.reloadMembers(ctx)
+	}
 	w.k.m.probes[found.verdict].Inc()
 
 	w.k.mu.Lock()
@@ -282,6 +289,7 @@ func (w *watch) refused(found evidence) {
 	}
 	if found.final || w.refusals >= hits && now.Sub(w.moved) >= after && !w.rescuing {
 		w.unusable(found.reason)
+		w.tellRefusal(found.reason)
 	}
 }
 
