@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -367,6 +368,9 @@ func TestDocumentsSpreadAndMoveLittle(t *testing.T) {
 // step whether two of them believe that they serve the same document.
 func TestNeverTwoNodesServeADocument(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("TIDELOCK_SEED"); s != "" {
+		fmt.Sscan(s, &seed)
+	}
 	t.Logf("seed %d", seed)
 	bubble(t, func(t *testing.T, r *rig) {
 		random := rand.New(rand.NewPCG(seed, 0))

@@ -50,6 +50,7 @@ func (n *Node) lookAround(ctx context.Context, started time.Time) error {
 		return err
 	}
 	n.lookAt = started
+	read := time.Now() // a beat was written before that, and counts from then
 	var forget []store.RowWrite
 	n.mu.Lock()
 	now := members{looked: started, known: map[string]member{}}
@@ -59,7 +60,7 @@ func (n *Node) lookAround(ctx context.Context, started time.Time) error {
 			m.gone = make(chan struct{})
 		}
 		if !before || m.Beat != r.Value.Beat {
-			m.seen = started
+			m.seen = read
 		}
 		m.nodeRow, m.revision = r.Value, r.Revision
 		now.known[m.ID] = m

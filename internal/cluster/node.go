@@ -117,6 +117,7 @@ const nodeVersion = 1
 
 // New returns a node that is not part of the cluster yet; see Start.
 func New(c Config) *Node {
+	c.Store = impatient{c.Store}
 	n := &Node{
 		c:          c,
 		id:         rand.Text(),
@@ -388,6 +389,7 @@ func (n *Node) endLocked() {
 	}
 	n.holds = false
 	n.deadline.Store(0)
+	clear(n.owned) // they may be others' by now
 	n.c.Log.Error("this node's lease is over: its documents end, others may take them")
 	n.c.Lost()
 }

@@ -14,10 +14,12 @@ type Document struct{ Tenant, ID string }
 
 func (d Document) id() string { return d.Tenant + "\n" + d.ID } // tenant ids are GUIDs
 
-// placementRow names the node that serves a document.
+// placementRow names the node that serves a document. The row of a document that nobody
+// serves stays: a row that is made anew begins at revision 1 again, and a write of long
+// ago that arrives late could take it for the one it knew.
 type placementRow struct {
 	Version int       `json:"version"`
-	Node    string    `json:"node"`
+	Node    string    `json:"node,omitempty"` // empty: none
 	Since   time.Time `json:"since"`
 }
 
@@ -40,7 +42,7 @@ func (n *Node) Locate(ctx context.Context, d Document) (Member, error) {
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return Member{}, fmt.Errorf("locate document: %w", err)
 	}
-	if err == nil {
+	if err == nil && placed.Node != "" {
 		owner, alive, err := n.living(ctx, placed.Node)
 		if err != nil || alive {
 			return owner, err
@@ -72,14 +74,18 @@ func (n *Node) Claim(ctx context.Context, d Document) error {
 		}
 		key, expect := n.placements.Key(d.id()), store.Absent
 		var revision uint64
+		dead := false
 		placed, at, err := n.placements.Get(ctx, key)
 		switch {
 		case errors.Is(err, store.ErrNotFound):
 		case err != nil:
 			return fmt.Errorf("claim document: %w", err)
-		case placed.Node == n.id:
-			n.own(d, at) // left from a write of unknown outcome
+		case placed.Node == n.id && n.owns(d, at):
 			return nil
+		// Ours from before the lease was lost, or from a write of unknown outcome: others
+		// may be about to take it, so it must be written anew.
+		case placed.Node == "", placed.Node == n.id:
+			expect, revision = store.AtRevision(at), at
 		default:
 			owner, alive, err := n.living(ctx, placed.Node)
 			if err != nil {
@@ -88,7 +94,7 @@ func (n *Node) Claim(ctx context.Context, d Document) error {
 			if alive {
 				return &ElsewhereError{owner}
 			}
-			expect, revision = store.AtRevision(at), at
+			expect, revision, dead = store.AtRevision(at), at, true
 		}
 		write, err := n.placements.Put(key, placementRow{placementVersion, n.id, time.Now().UTC().Truncate(time.Second)}, expect)
 		if err != nil {
@@ -101,7 +107,7 @@ func (n *Node) Claim(ctx context.Context, d Document) error {
 		if err != nil {
 			return fmt.Errorf("claim document: %w", err)
 		}
-		if revision > 0 {
+		if dead {
 			n.takeovers.Inc()
 		}
 		n.own(d, revision+1)
@@ -115,15 +121,22 @@ func (n *Node) living(ctx context.Context, id string) (Member, bool, error) {
 	m, known := n.members.known[id]
 	shown, alive := n.shown(m), n.members.alive(m)
 	n.mu.Unlock()
-	if known {
-		return shown, alive, nil
+	if known && alive {
+		return shown, true, nil
 	}
-	// It joined since the last look, or it is gone: without a row nobody is a node.
+	// It joined since the last look, or came back, or it is gone: without a row nobody is
+	// a node. Who came back writes its beat first, and its placements anew after that.
 	r, _, err := n.nodes.Get(ctx, n.nodes.Key(id))
-	if errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) || err == nil && known && r.Beat == m.Beat {
 		return Member{}, false, nil
 	}
 	return Member{ID: r.ID, URL: r.URL, State: r.State, Started: r.Started}, err == nil, err
+}
+
+func (n *Node) owns(d Document, revision uint64) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.owned[d] == revision
 }
 
 func (n *Node) own(d Document, revision uint64) {
@@ -142,10 +155,18 @@ func (n *Node) Release(ctx context.Context, d Document) error {
 	if !ok {
 		return nil
 	}
-	gone := store.RowWrite{RowKey: n.placements.Key(d.id()), Expect: store.AtRevision(revision)}
-	err := n.c.Store.WriteRows(ctx, []store.RowWrite{gone})
+	free := placementRow{Version: placementVersion, Since: time.Now().UTC().Truncate(time.Second)}
+	write, err := n.placements.Put(n.placements.Key(d.id()), free, store.AtRevision(revision))
+	if err == nil {
+		err = n.c.Store.WriteRows(ctx, []store.RowWrite{write})
+	}
 	if err != nil && !errors.Is(err, store.ErrConflict) {
 		return fmt.Errorf("release document: %w", err)
 	}
 	return nil
+}
+
+// Forgotten is the write that takes away what is known of a document that is deleted.
+func (n *Node) Forgotten(d Document) store.RowWrite {
+	return store.RowWrite{RowKey: n.placements.Key(d.id())}
 }

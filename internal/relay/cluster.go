@@ -217,24 +217,22 @@ func (s *Server) nodeOf(r *http.Request, k documentKey) (cluster.Member, bool) {
 	if s.c.Cluster == nil || r.Header.Get(forwardedHeader) != "" || k.tenantID == "" || k.id == "" {
 		return cluster.Member{}, false
 	}
-	for {
-		s.mu.Lock()
-		e := s.documents[k]
-		over := e != nil && e.over()
-		s.mu.Unlock()
-		if e != nil && !over {
-			return cluster.Member{}, false // it is here
-		}
-		if e == nil {
-			break
-		}
+	s.mu.Lock()
+	e := s.documents[k]
+	over := e != nil && e.over()
+	s.mu.Unlock()
+	if e != nil && !over {
+		return cluster.Member{}, false // it is here
+	}
+	m, err := s.c.Cluster.Locate(r.Context(), placed(k))
+	if err == nil && over && m.Self { // it is on its way out, and may be anywhere after that
 		select {
-		case <-e.gone: // it is on its way out: then it may be anywhere
+		case <-e.gone:
+			m, err = s.c.Cluster.Locate(r.Context(), placed(k))
 		case <-r.Context().Done():
 			return cluster.Member{}, false
 		}
 	}
-	m, err := s.c.Cluster.Locate(r.Context(), placed(k))
 	if err != nil {
 		if !errors.Is(err, cluster.ErrCutOff) && r.Context().Err() == nil {
 			s.c.Log.WarnContext(r.Context(), "document not located", "err", err)
@@ -343,8 +341,8 @@ func sessionOn(base string) sessionInfo {
 	return sessionInfo{Orderer: base, Historian: base, Stream: base}
 }
 
-// peerTransport reaches the other nodes when nothing else is configured.
-func peerTransport() *http.Transport {
+// PeerTransport reaches other nodes, whose certificates are checked as the system says.
+func PeerTransport() *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.Proxy = nil
 	t.DisableCompression = true // bodies are passed on as they are

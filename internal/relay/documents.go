@@ -366,7 +366,11 @@ func (s *Server) remove(ctx context.Context, t Tenant, id string) (receipt custo
 		if err != nil {
 			return receipt, true, err
 		}
-		if receipt, err = s.c.Custody.DestroyDocument(ctx, t.Resource, handle, id, mark); err != nil {
+		also := []store.RowWrite{mark}
+		if s.c.Cluster != nil {
+			also = append(also, s.c.Cluster.Forgotten(placed(documentKey{t.ID, id})))
+		}
+		if receipt, err = s.c.Custody.DestroyDocument(ctx, t.Resource, handle, id, also...); err != nil {
 			return receipt, true, err
 		}
 		s.tell(topicDeleted, documentNotice{Tenant: t.ID, Document: id})

@@ -98,7 +98,7 @@ func New(c Config) *Server {
 	s.base, s.cancel = context.WithCancel(context.Background())
 	s.forwarding, s.endForwarding = context.WithCancel(s.base)
 	if s.peers = c.Peers; s.peers == nil {
-		s.peers = peerTransport()
+		s.peers = PeerTransport()
 	}
 	s.proxyLog = slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug)
 	s.joinCluster()
