@@ -130,6 +130,10 @@ func (f *serveFlags) registerStore(c *cobra.Command) {
 	c.Flags().IntVar(&s.PoolSize, "store-pool-size", 0, "connections of this node to the database at most (default 16)")
 	c.Flags().DurationVar(&s.StatementTimeout, "store-statement-timeout", 0, "end a statement of the database that takes longer (default 30s)")
 	c.Flags().BoolVar(&s.WithoutStandby, "store-without-standby", false, "take a database that names no synchronous standby: it is replicated beneath, or never fails over")
+	n := &f.config.Node
+	c.Flags().StringVar(&n.URL, "node-url", "", "with --store: how the other nodes on the database reach this one's relay listener (default: its address)")
+	c.Flags().BoolVar(&n.Direct, "direct-nodes", false, "with --store: session discovery sends clients to a document's node itself, at its --node-url")
+	c.Flags().StringVar(&n.CAFile, "node-ca", "", "with --store: PEM file of the authorities of the other nodes' certificates (default: the system's)")
 	c.Flags().BoolVar(&s.MayLoseWrites, "store-may-lose-writes", false, "take a database that acknowledges writes before they are durable")
 	c.Flags().StringVar(&s.Blobs, "blobs", "", "keep large objects of a database in an object store: azure:https://account.blob.core.windows.net/container, s3:https://host/bucket or dir:/path")
 	c.Flags().StringVar(&s.BlobsCredentialsFile, "blobs-credentials-file", "", "JSON file with the object store's credentials (default: a managed identity, or the environment)")

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tidelock/tidelock/internal/cluster"
 	"github.com/tidelock/tidelock/internal/custody"
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/envelope"
@@ -51,6 +52,9 @@ type App struct {
 	relay      *relay.Server
 	relays     *fluidrelay.Provider
 	vaults     *keyvault.Provider
+
+	node   *cluster.Node // nil: this process has its data for itself
+	orders chan order    // for this node, of its operator
 }
 
 // drainTime bounds an orderly stop; after it connections are cut. Everything that
@@ -150,6 +154,7 @@ func (a *App) wire(ctx context.Context) (err error) {
 		Store: a.store, Service: a.service, Entra: a.entra, Suffix: a.vaultSuffix(), HSMSuffix: a.hsmSuffix(), Login: a.ManagementURL(),
 		Roles: a.entra.AllowedData, Token: a.token, Throttle: true, Log: a.c.Log,
 	})
+	a.wireNode()
 	hosts := keystore.Hosts{Suffixes: []string{"vault." + Domain, "managedhsm." + Domain, publicVaults, publicHSMs}}
 	azure, err := a.openAzure()
 	if err != nil {
@@ -165,7 +170,7 @@ func (a *App) wire(ctx context.Context) (err error) {
 	}
 	a.custody = custody.New(custody.Config{
 		Store: a.store, Service: a.service, Retention: retention, Hosts: hosts, Log: a.c.Log, Metrics: a.metrics,
-		KeyStore: a.keyStores(azure).client, Policy: a.c.Keys,
+		KeyStore: a.keyStores(azure).client, Policy: a.c.Keys, Tell: a.tellKeys(),
 	})
 	management, err := a.wireManagement(ctx, hosts, azure)
 	if err != nil {
@@ -188,6 +193,12 @@ func (a *App) wire(ctx context.Context) (err error) {
 // Serve serves until ctx is over, then stops in order: no new work, what was
 // accepted made durable, clients told to come back, keys wiped, the store closed.
 func (a *App) Serve(ctx context.Context) error {
+	if a.node != nil {
+		if err := a.node.Start(ctx); err != nil {
+			a.Close()
+			return err
+		}
+	}
 	g, serving := errgroup.WithContext(ctx)
 	g.Go(func() error { return served(a.serveRelay()) })
 	g.Go(func() error { return served(a.managementHTTP.ServeTLS(a.managementListener, "", "")) })
@@ -195,7 +206,7 @@ func (a *App) Serve(ctx context.Context) error {
 		g.Go(func() error { return served(a.metricsHTTP.Serve(a.metricsListener)) })
 	}
 	g.Go(a.serveIdentities)
-	for _, run := range []func(context.Context){a.relays.AdmitAll, a.vault.Run, a.vaults.Run} {
+	for _, run := range []func(context.Context){a.relays.AdmitAll, a.vault.Run, a.vaults.Run, a.obey} {
 		g.Go(func() error {
 			run(serving)
 			return nil
@@ -228,15 +239,22 @@ func served(err error) error {
 // stop is the one order in which a server ends. http.Server.Shutdown does not know
 // upgraded connections: the relay closes those itself, first.
 func (a *App) stop(ctx context.Context) error {
-	errs := []error{
+	var errs []error
+	if a.node != nil {
+		errs = append(errs, a.node.Drain(ctx))
+	}
+	errs = append(errs,
 		a.relay.Shutdown(ctx),
 		a.relayHTTP.Shutdown(ctx),
 		a.managementHTTP.Shutdown(ctx),
 		a.stopIdentities(ctx),
-	}
+	)
 	a.custody.Close()
 	if a.closeToken != nil {
 		a.closeToken()
+	}
+	if a.node != nil {
+		errs = append(errs, a.node.Stop(context.WithoutCancel(ctx)))
 	}
 	// The metrics last: that a stop takes long can be watched.
 	return errors.Join(append(errs, a.store.Close(), a.metricsHTTP.Shutdown(ctx))...)

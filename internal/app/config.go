@@ -21,6 +21,7 @@ import (
 type Config struct {
 	DataDir        string // DefaultDataDir
 	Store          StoreConfig
+	Node           NodeConfig
 	RelayAddr      string // "127.0.0.1:7070"
 	ManagementAddr string // "127.0.0.1:8443"
 	MetricsAddr    string // "": metrics are not served. They carry no secrets, and there is no TLS: loopback only.
@@ -136,6 +137,9 @@ func (c Config) check() error {
 		return fmt.Errorf("--cmk-grace: %w", err)
 	}
 	if err := c.Identity.check(); err != nil {
+		return err
+	}
+	if err := c.checkNode(); err != nil {
 		return err
 	}
 	if (c.RelayCert == "") != (c.RelayKey == "") {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/tidelock/tidelock/internal/arm"
 	"github.com/tidelock/tidelock/internal/entra"
@@ -33,14 +34,24 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts, azure *a
 	if err != nil {
 		return nil, err
 	}
-	a.relay = relay.New(relay.Config{Store: a.store, Custody: a.custody, Service: a.service, Tenants: found, Local: local, Log: a.c.Log, Limits: a.c.Limits, Metrics: a.metrics})
+	peers, err := a.c.peers()
+	if err != nil {
+		return nil, err
+	}
+	a.relay = relay.New(relay.Config{Store: a.store, Custody: a.custody, Service: a.service, Tenants: found, Local: local, Log: a.c.Log, Limits: a.c.Limits, Metrics: a.metrics,
+		Cluster: a.node, DirectNodes: a.c.Node.Direct, Peers: peers})
+	var others fluidrelay.Nodes
+	var tenantAge time.Duration
+	if a.node != nil {
+		others, tenantAge = nodes{a}, time.Second
+	}
 	var foreign fluidrelay.Foreign // nil, and no interface of a nil pointer
 	if azure != nil {
 		foreign = azure
 	}
 	relays := fluidrelay.New(fluidrelay.Config{
-		Foreign: foreign,
-		Store:   a.store, Service: a.service, Custody: a.custody, Hosts: hosts, Vaults: a.vault, Identities: identities,
+		Foreign: foreign, Nodes: others, TenantAge: tenantAge,
+		Store: a.store, Service: a.service, Custody: a.custody, Hosts: hosts, Vaults: a.vault, Identities: identities,
 		Principals: a.entra, Subscriptions: groups, Relay: a.relay, Containers: containers{a.relay}, Allowed: a.allowed, RelayURL: a.RelayURL(), Log: a.c.Log,
 		AutoKeyVersionQuota: a.c.AutoKeyVersionQuota,
 	})

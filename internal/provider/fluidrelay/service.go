@@ -118,7 +118,12 @@ type Config struct {
 	// AutoKeyVersionQuota is how many servers may follow their keys' newest versions; 0:
 	// DefaultAutoKeyVersionQuota.
 	AutoKeyVersionQuota int
-	Log                 *slog.Logger
+	// Nodes is nil where one process has the data for itself: then there are no routes.
+	Nodes Nodes
+	// TenantAge is how long a tenant's keys are taken from memory: other nodes may change
+	// them. 0: for ever.
+	TenantAge time.Duration
+	Log       *slog.Logger
 }
 
 // Provider keeps relay servers. It is safe for concurrent use.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/store"
@@ -22,6 +23,7 @@ type tenant struct {
 	resource envelope.ResourceID
 	keys     tenantKeys
 	closed   string
+	read     time.Time
 }
 
 // Tenant is a tenant as the data plane sees it.
@@ -33,11 +35,13 @@ type Tenant struct {
 }
 
 // Lookup finds a tenant by its frsTenantId. ok is false for an unknown one. It answers
-// from memory, and from the store after a write.
+// from memory, and from the store after a write here, and after Config.TenantAge.
 func (p *Provider) Lookup(ctx context.Context, frsTenantID string) (found Tenant, ok bool, err error) {
 	t, ok, generation := p.cached(frsTenantID)
 	if !ok {
+		read := time.Now()
 		t, ok, err = p.loadTenant(ctx, frsTenantID)
+		t.read = read
 		if err != nil || !ok {
 			return Tenant{}, false, err
 		}
@@ -50,6 +54,9 @@ func (p *Provider) cached(id string) (t tenant, found bool, generation uint64) {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	t, found = p.cache[strings.ToLower(id)]
+	if found && p.c.TenantAge > 0 && time.Since(t.read) > p.c.TenantAge {
+		found = false
+	}
 	return t, found, p.generation
 }
 
