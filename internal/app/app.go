@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -112,6 +113,10 @@ func openIn(ctx context.Context, c Config, in surroundings) (_ *App, err error) 
 	}
 	if a.authority, err = loadAuthority(a.c.DataDir, localScope); err != nil {
 		return nil, err
+	}
+	if at, ok := a.managementListener.Addr().(*net.TCPAddr); ok && at.IP.IsLoopback() {
+		// Several nodes on one machine have one address each.
+		a.authority.scope.addresses = append(slices.Clip(a.authority.scope.addresses), at.IP)
 	}
 	if err := a.wire(ctx); err != nil {
 		return nil, err

@@ -98,6 +98,7 @@ func (d *Document) wrapped(ctx context.Context) (store.RowWrite, uint32, error) 
 // OpenDocument opens the key of an existing document; store.ErrNotFound if it was
 // destroyed.
 func (k *Keeper) OpenDocument(ctx context.Context, r envelope.ResourceID, h envelope.DocumentHandle) (*Document, error) {
+	reloaded := false
 	for {
 		row, err := k.c.Store.GetRow(ctx, k.documentKeyRow(r, h))
 		if err != nil {
@@ -112,9 +113,14 @@ func (k *Keeper) OpenDocument(ctx context.Context, r envelope.ResourceID, h enve
 		if readErr != nil {
 			return nil, fmt.Errorf("read document key: %w", readErr)
 		}
-		if again.Revision == row.Revision {
+		if again.Revision != row.Revision {
+			continue
+		}
+		if k.c.Tell == nil || reloaded {
 			return nil, err
 		}
+		k.reload(ctx, r) // another process made that root key, and its news was lost
+		reloaded = true
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/keystore"
-	"github.com/tidelock/tidelock/internal/store"
 )
 
 // newsTime is how long news take from node to node, at most.
@@ -114,11 +113,11 @@ func (p *peers) document(key string) (envelope.ResourceID, []*Document) {
 	if err := p.nodes[0].Create(p.t.Context(), r, Settings{Key: keyURL(key), Identity: identityA}); err != nil {
 		p.t.Fatal(err)
 	}
-	d, w, err := p.nodes[0].NewDocument(p.t.Context(), r)
+	d, err := p.nodes[0].NewDocument(p.t.Context(), r)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	if err := p.store.WriteRows(p.t.Context(), []store.RowWrite{w}); err != nil {
+	if err := d.Create(p.t.Context()); err != nil {
 		p.t.Fatal(err)
 	}
 	all := []*Document{d}
@@ -277,7 +276,7 @@ func TestRotationToTheNewestRunsOnce(t *testing.T) {
 func TestDeletionOnOneNodeEndsDocumentsOnAll(t *testing.T) {
 	withPeers(t, 2, func(t *testing.T, p *peers) {
 		r, documents := p.document(version1)
-		if err := p.nodes[0].Delete(t.Context(), r); err != nil {
+		if _, err := p.nodes[0].Delete(t.Context(), r, "r"); err != nil {
 			t.Fatal(err)
 		}
 		select {
