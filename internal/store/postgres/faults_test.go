@@ -154,6 +154,66 @@ func TestLockedDocument(t *testing.T) {
 	}
 }
 
+// A statement that takes too long is ended, and so is the wait for a server that does not
+// answer at all. Neither is an acknowledgement.
+func TestNothingWaitsForEver(t *testing.T) {
+	server := pgtest.Shared(t)
+	proxy := pgtest.NewProxy(t, server)
+	database := server.NewDatabase(t)
+	e, d := openOn(t, Options{URL: proxy.URL(database), StatementTimeout: time.Second}), storetest.NewDoc(t)
+	claim := fill(t, e, d, 3)
+	locker, err := pgx.Connect(t.Context(), database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer locker.Close(context.Background())
+	tx, err := locker.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "LOCK TABLE records"); err != nil {
+		t.Fatal(err)
+	}
+	const queryCanceled = "57014"
+	if err := e.Append(t.Context(), d.Append(claim, 3, 4, "x")); codeOf(err) != queryCanceled {
+		t.Errorf("append to a locked table: %v, want it ended", err)
+	}
+	if err := e.Writable(t.Context()); err == nil {
+		t.Error("the store says it is writable just after an append failed")
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := e.Claim(t.Context(), d.Handle); err != nil || c.Head != 3 {
+		t.Fatalf("claim: %+v, %v; want head 3", c, err)
+	}
+
+	claim, err = e.Claim(t.Context(), d.Handle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.NewSegment(claim.Term, 4)
+	next := d.Append(claim, 3, 4, "x")
+	proxy.Set(pgtest.Silence)
+	start := time.Now()
+	if err := e.Append(t.Context(), next); err == nil {
+		t.Error("an append was acknowledged by nobody")
+	}
+	if took := time.Since(start); took > time.Minute {
+		t.Errorf("a server that does not answer was waited for %s", took)
+	}
+	if err := e.Writable(t.Context()); err == nil {
+		t.Error("a store whose database does not answer says it is writable")
+	}
+	proxy.Set(pgtest.None)
+	proxy.Cut()
+	for end := time.Now().Add(30 * time.Second); e.Writable(t.Context()) != nil; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the store does not become writable again")
+		}
+	}
+}
+
 // A server that gives up its wait for the standby commits and reports success, with a
 // warning: that is no acknowledgement.
 func TestCommitWithoutStandbyIsNotAcknowledged(t *testing.T) {

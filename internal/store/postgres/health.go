@@ -16,6 +16,7 @@ const (
 	// a full disk lets itself be asked, and takes nothing.
 	failureAge = 5 * time.Second
 	askTimeout = 3 * time.Second
+	askAgain   = time.Second
 )
 
 // health is what is known of the database.
@@ -54,6 +55,17 @@ func (h *health) found(err error) {
 	h.asked, h.answer = time.Now(), err
 }
 
+func takesWrites(ctx context.Context, c *pgx.Conn) error {
+	var readOnly string
+	if err := c.QueryRow(ctx, "SHOW transaction_read_only").Scan(&readOnly); err != nil {
+		return err
+	}
+	if readOnly != "off" {
+		return errors.New("the database takes no writes: it is a standby")
+	}
+	return nil
+}
+
 // Writable implements store.Store: the database answers, and as one that takes writes.
 func (e *Engine) Writable(ctx context.Context) error {
 	leave, err := e.enter(ctx)
@@ -70,15 +82,11 @@ func (e *Engine) Writable(ctx context.Context) error {
 	// Not the caller's context: his impatience says nothing of the database.
 	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer cancel()
-	err = e.once(ask, func(_ context.Context, c *pgx.Conn) error {
-		var readOnly string
-		if err := c.QueryRow(ask, "SHOW transaction_read_only").Scan(&readOnly); err != nil {
-			return err
-		}
-		if readOnly != "off" {
-			return errors.New("the database takes no writes: it is a standby")
-		}
-		return nil
+	start := time.Now()
+	// A connection may have ended since its last use; that says nothing of the next.
+	again := func(err error) bool { return unreachable(err) && time.Since(start) < askAgain }
+	err = retry(ask, again, func() error {
+		return e.once(ask, func(_ context.Context, c *pgx.Conn) error { return takesWrites(ask, c) })
 	})
 	if err != nil {
 		err = fail("ask the database", err)

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -58,8 +59,9 @@ func unreachable(err error) bool {
 	}
 	var connect *pgconn.ConnectError
 	var network net.Error
-	var lost weak
-	if errors.As(err, &lost) {
+	var weakness weak
+	var untrusted *tls.CertificateVerificationError
+	if errors.As(err, &weakness) || errors.As(err, &untrusted) {
 		return false
 	}
 	return errors.As(err, &connect) || errors.As(err, &network) || pgconn.SafeToRetry(err) ||

@@ -207,6 +207,29 @@ func (s *Server) Stop() error {
 	return err
 }
 
+// Configure stops the server, adds settings, writes files into its data directory and
+// starts it again.
+func (s *Server) Configure(t testing.TB, settings []string, files map[string][]byte) {
+	t.Helper()
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range files {
+		path := filepath.Join(s.data(), name)
+		err := os.WriteFile(path, content, 0o600)
+		if err == nil {
+			err = giveAway(path)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.settings = append(s.settings, settings...)
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (s *Server) remove() {
 	s.Kill()
 	_ = os.RemoveAll(s.dir) // what is left lies in the temporary directory

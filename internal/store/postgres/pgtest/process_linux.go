@@ -31,8 +31,8 @@ func (s *Server) command(program string, args ...string) *exec.Cmd {
 	return c
 }
 
-// giveAway makes the server's user the owner of dir.
-func giveAway(dir string) error {
+// giveAway makes the server's user the owner of a file or directory.
+func giveAway(path string) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
@@ -48,7 +48,7 @@ func giveAway(dir string) error {
 	if err != nil {
 		return err
 	}
-	return os.Chown(dir, uid, gid)
+	return os.Chown(path, uid, gid)
 }
 
 // spawn starts c, which is killed when this process ends, however it ends.
