@@ -29,16 +29,7 @@ const (
 // the server still has: no op that anybody saw is missing, changed, repeated or
 // moved.
 func TestKilledUnderLoadLosesNothingSeen(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("TIDELOCK_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("TIDELOCK_SEED=%d", seed)
-	random := rand.New(rand.NewPCG(seed, 1))
-
+	random := seeded(t)
 	server := newServer(t)
 	load := startLoad(t, server.endpoint)
 	for round := range crashes {
@@ -54,6 +45,20 @@ func TestKilledUnderLoadLosesNothingSeen(t *testing.T) {
 	server.stop(t)
 	server.start(t, "serve")
 	load.check(t)
+}
+
+// seeded prints its seed and takes it back.
+func seeded(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("TIDELOCK_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("TIDELOCK_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 1))
 }
 
 // load is clients at work on several documents.

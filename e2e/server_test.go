@@ -21,19 +21,20 @@ import (
 type server struct {
 	binary, data, relay, management string
 	endpoint                        bench.Endpoint
+	flags                           []string // more of them
 
 	process *exec.Cmd
 	log     *bytes.Buffer
 }
 
 // newServer sets a server up with quickstart.
-func newServer(t *testing.T) *server {
+func newServer(t *testing.T, flags ...string) *server {
 	t.Helper()
 	binary := os.Getenv("TIDELOCK_BIN")
 	if binary == "" {
 		t.Fatal("TIDELOCK_BIN is not set: run 'make crash'")
 	}
-	s := &server{binary: binary, data: filepath.Join(t.TempDir(), "data"), relay: freeAddress(t), management: freeAddress(t)}
+	s := &server{binary: binary, data: filepath.Join(t.TempDir(), "data"), relay: freeAddress(t), management: freeAddress(t), flags: flags}
 	t.Cleanup(func() {
 		if s.process != nil {
 			_ = s.process.Process.Kill() // it may have ended by itself
@@ -67,6 +68,7 @@ func freeAddress(t *testing.T) string {
 func (s *server) start(t *testing.T, command string) {
 	t.Helper()
 	s.process = exec.Command(s.binary, command, "--data", s.data, "--relay", s.relay, "--management", s.management)
+	s.process.Args = append(s.process.Args, s.flags...)
 	s.log = &bytes.Buffer{}
 	s.process.Stderr = s.log
 	out, err := s.process.StdoutPipe()
