@@ -111,6 +111,7 @@ func (f *serveFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.config.PKCS11.Module, "pkcs11-module", "", "PKCS#11 library of the token that keeps the keys of managed HSMs and of premium vaults' hardware types (default: none)")
 	c.Flags().StringVar(&f.config.PKCS11.Label, "pkcs11-token", "", "label of the token")
 	c.Flags().StringVar(&f.config.PKCS11.PINFile, "pkcs11-pin-file", "", "file with the token's user PIN")
+	c.Flags().StringVar(&f.config.TrustedIssuers, "trusted-issuers", "", "file with OpenID providers whose access tokens are taken too, such as an Entra tenant")
 	c.Flags().StringVar(&f.config.Identity.Addr, "identity-endpoint", "", "address where workloads of this machine get tokens of managed identities, on loopback, such as 127.0.0.1:8445 (default: none)")
 	c.Flags().StringArrayVar(&f.config.Identity.Identities, "identity", nil, "resource id of an identity that may be had at --identity-endpoint (may be repeated)")
 	c.Flags().BoolVar(&f.config.Identity.IMDS, "identity-imds", false, "let --identity-endpoint answer without a secret too, as a virtual machine's does: every program of this machine may then have the identities")

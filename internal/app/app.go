@@ -155,6 +155,9 @@ func (a *App) wire(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if err := a.trust(); err != nil {
+		return err
+	}
 	a.vault = vault.New(vault.Config{
 		Store: a.store, Service: a.service, Entra: a.entra, Suffix: a.vaultSuffix(), HSMSuffix: a.hsmSuffix(), Login: a.ManagementURL(),
 		Roles: a.entra.AllowedData, Token: a.token, Throttle: true, Log: a.c.Log,

@@ -37,6 +37,9 @@ type Config struct {
 	// PrivateIssuers are OpenID providers, as URLs, that may be at an address that is not
 	// public. Others, named in federated credentials, are asked at public ones only.
 	PrivateIssuers []string
+	// TrustedIssuers is a file with OpenID providers whose tokens are taken beside those
+	// of the embedded directory: a JSON array of entra.TrustedIssuer.
+	TrustedIssuers string
 	Identity       IdentityEndpoint
 	// PKCS11 is the token of managed HSMs; the zero value: there are none.
 	PKCS11 PKCS11
@@ -135,6 +138,9 @@ func (c Config) check() error {
 	}
 	if err := c.Keys.Check(); err != nil {
 		return fmt.Errorf("--cmk-grace: %w", err)
+	}
+	if _, err := c.trustedIssuers(); err != nil {
+		return err
 	}
 	if err := c.Identity.check(); err != nil {
 		return err

@@ -1,8 +1,10 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -42,6 +44,43 @@ func (e IdentityEndpoint) check() error {
 		}
 	}
 	return nil
+}
+
+// trustedIssuers reads the file of trusted issuers.
+func (c Config) trustedIssuers() ([]entra.TrustedIssuer, error) {
+	if c.TrustedIssuers == "" {
+		return nil, nil
+	}
+	raw, err := os.ReadFile(c.TrustedIssuers)
+	if err != nil {
+		return nil, fmt.Errorf("--trusted-issuers: %w", err)
+	}
+	var all []entra.TrustedIssuer
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&all); err != nil {
+		return nil, fmt.Errorf("--trusted-issuers %s: %w", c.TrustedIssuers, err)
+	}
+	for _, t := range all {
+		if err := t.Check(); err != nil {
+			return nil, fmt.Errorf("--trusted-issuers %s: %w", c.TrustedIssuers, err)
+		}
+	}
+	return all, nil
+}
+
+// trust takes tokens of the issuers that the operator named.
+func (a *App) trust() error {
+	all, err := a.c.trustedIssuers()
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		if all[i].Directory == "" {
+			all[i].Directory = a.installed.DirectoryID
+		}
+	}
+	return a.entra.Trust(all)
 }
 
 func identityHeaderPath(dataDir string) string {

@@ -55,6 +55,7 @@ type appFlags struct {
 	administrator       bool
 	trust               trust
 	audience            string
+	value, objectID     string
 }
 
 func (o *Options) appCommand() *cobra.Command {
@@ -79,6 +80,7 @@ func (o *Options) appCommand() *cobra.Command {
 		o.appRun("show", "Show an application", (*Client).showApplication, "app"),
 		o.appRun("create", "Make an application; add a secret, certificate or trust next", (*Client).createApplication, "name", "administrator"),
 		o.appRun("delete", "Delete an application: its tokens are refused from now on", (*Client).deleteApplication, "app"),
+		o.appRun("import", "Make a principal of somebody of a trusted issuer, to give roles to", (*Client).importPrincipal, "name", "issuer", "value", "object-id"),
 		secrets, certificates, trusts,
 	)
 	return parent
@@ -120,6 +122,11 @@ func (o *Options) appRun(use, short string, run func(*Client, context.Context, p
 			c.Flags().StringVar(&f.trust.Issuer, name, "", "https URL of the issuer, as tokens have it")
 		case "subject":
 			c.Flags().StringVar(&f.trust.Subject, name, "", "subject, as tokens have it")
+		case "value":
+			c.Flags().StringVar(&f.value, name, "", "what tokens have as 'oid', or 'sub', of it")
+		case "object-id":
+			c.Flags().StringVar(&f.objectID, name, "", "its object id here, a GUID (default: a new one)")
+			optional = true
 		case "audience":
 			c.Flags().StringVar(&f.audience, name, "api://AzureADTokenExchange", "audience, as tokens have it")
 			optional = true
@@ -212,6 +219,15 @@ func (c *Client) createApplication(ctx context.Context, p printer, f appFlags) e
 		return err
 	}
 	return p.print(a, [][]string{{"NAME", "CLIENT ID", "OBJECT ID"}, {a.Name, a.AppID, a.ID}})
+}
+
+func (c *Client) importPrincipal(ctx context.Context, p printer, f appFlags) error {
+	var made application
+	body := map[string]string{"displayName": f.name, "issuer": f.trust.Issuer, "value": f.value, "id": f.objectID}
+	if err := c.graph(ctx, http.MethodPost, "/beta/externalPrincipals", body, &made); err != nil {
+		return err
+	}
+	return p.print(map[string]string{"id": made.ID, "displayName": made.Name}, [][]string{{"NAME", "OBJECT ID"}, {made.Name, made.ID}})
 }
 
 func (c *Client) deleteApplication(ctx context.Context, p printer, f appFlags) error {

@@ -87,13 +87,14 @@ type Details struct {
 	Principal
 	Created       time.Time
 	Administrator bool
+	External      *External // nil unless it is one
 	Secrets       []SecretInfo
 	Certificates  []CertificateInfo
 	Federated     []FederatedCredential
 }
 
 func (p principalRow) details() Details {
-	d := Details{Principal: p.principal(), Created: p.Created, Administrator: p.Administrator, Federated: p.Federated}
+	d := Details{Principal: p.principal(), Created: p.Created, Administrator: p.Administrator, Federated: p.Federated, External: p.External}
 	for _, s := range p.Secrets {
 		d.Secrets = append(d.Secrets, s.info())
 	}

@@ -36,6 +36,13 @@ func (e *TokenError) Error() string { return e.Message }
 // Management checks a request's bearer token for the management plane. The error
 // is a *TokenError, unless the store failed.
 func (s *Service) Management(r *http.Request) (Caller, error) {
+	if t, raw := s.trustedBy(r); t != nil {
+		caller, c, f, err := s.external(r.Context(), t, raw, t.ManagementAudiences)
+		if err == nil && f != faultNone {
+			err = s.managementError(f, c)
+		}
+		return caller, err
+	}
 	c, f, err := s.verify(r)
 	if err != nil {
 		return Caller{}, err
@@ -90,6 +97,19 @@ func (s *Service) ManagedHSM(r *http.Request, d DirectoryID) (Caller, error) {
 }
 
 func (s *Service) dataPlane(r *http.Request, d DirectoryID, served audiences, public string) (Caller, error) {
+	if t, raw := s.trustedBy(r); t != nil {
+		caller, c, f, err := s.external(r.Context(), t, raw, t.VaultAudiences)
+		if err != nil {
+			return Caller{}, err
+		}
+		if f == faultNone && !strings.EqualFold(string(caller.Directory), string(d)) {
+			f = faultDirectory
+		}
+		if f != faultNone {
+			return Caller{}, vaultError(f, c, d, public)
+		}
+		return caller, nil
+	}
 	c, f, err := s.verify(r)
 	if err != nil {
 		return Caller{}, err

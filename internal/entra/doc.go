@@ -16,6 +16,7 @@
 //	entra-principals        by object id
 //	entra-clients           client id -> object id
 //	entra-identities        ARM resource id of a managed identity -> object id
+//	entra-externals         issuer and claim of an external principal -> object id
 //	entra-role-assignments  one partition per object id, by role and scope
 //	entra-role-assignment-names  the same rows by name
 //	entra-signing-keys      by number, from 1

@@ -67,6 +67,9 @@ type Service struct {
 	principals  row.Table[principalRow]
 	clients     row.Table[reference]
 	identities  row.Table[reference]
+	externals   row.Table[reference]
+
+	trusted map[string]*TrustedIssuer // by issuer
 
 	assignments     row.Table[Assignment] // a partition for each principal
 	assignmentNames row.Table[Assignment] // the same, by name
@@ -101,6 +104,7 @@ func Open(ctx context.Context, c Config) (*Service, error) {
 		identities:  row.NewTable[reference](c.Store, c.Service, "entra-identities"),
 		assignments: row.NewTable[Assignment](c.Store, c.Service, "entra-role-assignments"),
 
+		externals:       row.NewTable[reference](c.Store, c.Service, "entra-externals"),
 		assignmentNames: row.NewTable[Assignment](c.Store, c.Service, "entra-role-assignment-names"),
 	}
 	keys, err := openSigningKeys(ctx, c.Store, row.NewTable[signingKeyRow](c.Store, c.Service, "entra-signing-keys"))

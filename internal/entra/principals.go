@@ -16,6 +16,7 @@ import (
 const (
 	KindApplication     = "application"
 	KindManagedIdentity = "managedIdentity"
+	KindExternal        = "external" // of a trusted issuer: gets no tokens here
 )
 
 // Principal is who can have a token.
@@ -23,7 +24,7 @@ type Principal struct {
 	ObjectID   string // oid: what policies and role assignments name
 	ClientID   string // appid
 	Directory  DirectoryID
-	Kind       string // KindApplication or KindManagedIdentity
+	Kind       string // KindApplication, KindManagedIdentity or KindExternal
 	Name       string
 	ResourceID string // of a managed identity: its ARM resource id
 }
@@ -44,6 +45,9 @@ type principalRow struct {
 	Created    time.Time   `json:"created"`
 	// Administrator may manage the applications of the directory.
 	Administrator bool `json:"administrator,omitempty"`
+
+	// External is who an external principal is.
+	External *External `json:"external,omitempty"`
 
 	// How it may prove itself; a managed identity has federated credentials only.
 	Secrets      []secretRow           `json:"secrets,omitempty"`
@@ -141,6 +145,9 @@ func (s *Service) removal(ctx context.Context, objectID string) ([]store.RowWrit
 	}
 	if row.ResourceID != "" {
 		writes = append(writes, store.RowWrite{RowKey: s.identityKey(row.ResourceID)})
+	}
+	if row.External != nil {
+		writes = append(writes, store.RowWrite{RowKey: s.externalKey(*row.External)})
 	}
 	assigned, err := s.assignments.List(ctx, s.assignments.Partition(row.ObjectID))
 	if err != nil {

@@ -216,7 +216,10 @@ func (h *handler) patchApplication(ctx context.Context, c *call) (answer, error)
 }
 
 func (h *handler) deleteApplication(ctx context.Context, c *call) (answer, error) {
-	d, err := h.findApplication(ctx, c)
+	d, err := h.find(ctx, c)
+	if err == nil && d.Kind == entra.KindManagedIdentity {
+		err = noObject(c.r.PathValue("id")) // that is a resource, and deleted as one
+	}
 	if err != nil {
 		return answer{}, err
 	}

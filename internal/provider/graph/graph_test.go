@@ -206,6 +206,10 @@ func TestApplications(t *testing.T) {
 	if got := want[objects](r, 200, "GET", path+"/federatedIdentityCredentials", ""); len(got.Value) != 1 || got.Value[0].Subject != "a" {
 		t.Errorf("got federated credentials %+v", got)
 	}
+	imported := want[object](r, 201, "POST", "/beta/externalPrincipals", `{"displayName":"alice","issuer":"https://x","value":"alice"}`)
+	if w := r.do(r.admin, "POST", "/v1.0/applications/"+imported.ID+"/addPassword", ""); w.Code != 404 {
+		t.Errorf("a secret for an external principal: %d %s", w.Code, w.Body)
+	}
 	for name, c := range map[string]struct {
 		method, path, body string
 		status             int
@@ -225,6 +229,9 @@ func TestApplications(t *testing.T) {
 		"NoSuchApp":        {"POST", "/v1.0/servicePrincipals", `{"appId":"x"}`, 400},
 		"DeleteSelf":       {"DELETE", "/v1.0/applications/" + r.admin.ObjectID, ``, 400},
 		"DemoteSelf":       {"PATCH", "/v1.0/applications/" + r.admin.ObjectID, `{"administrator":false}`, 400},
+		"ImportWithoutID":  {"POST", "/beta/externalPrincipals", `{"displayName":"x","issuer":"https://x"}`, 400},
+		"ImportOfNoGUID":   {"POST", "/beta/externalPrincipals", `{"displayName":"x","issuer":"https://x","value":"y","id":"z"}`, 400},
+		"ImportAgain":      {"POST", "/beta/externalPrincipals", `{"displayName":"x","issuer":"https://x","value":"alice"}`, 409},
 		"UnknownPath":      {"GET", "/v1.0/domains", ``, 404},
 		"UnknownVersion":   {"GET", "/v2.0/applications", ``, 404},
 		"UnknownOperation": {"DELETE", "/v1.0/applications", ``, 404},
@@ -238,6 +245,7 @@ func TestApplications(t *testing.T) {
 	}
 	want[object](r, 204, "DELETE", path+"/federatedIdentityCredentials/CLUSTER", "")
 	want[object](r, 204, "DELETE", path, "")
+	want[object](r, 204, "DELETE", "/v1.0/servicePrincipals/"+imported.ID, "")
 	if answer := r.token(p, secret.SecretText, vault); !strings.Contains(answer, "AADSTS700016") {
 		t.Errorf("the deleted application: %s", answer)
 	}

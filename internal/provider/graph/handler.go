@@ -84,6 +84,7 @@ func New(c Config) http.Handler {
 	read("GET", "/beta/directories", h.listDirectories)
 	write("POST", "/beta/directories", h.createDirectory)
 	write("POST", "/beta/rotatesigningkey", h.rotateSigningKey)
+	write("POST", "/beta/externalprincipals", h.importPrincipal)
 	return h
 }
 

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/store"
 )
@@ -155,6 +157,29 @@ func (h *handler) createServicePrincipal(ctx context.Context, c *call) (answer, 
 		return answer{}, err
 	}
 	return answer{http.StatusCreated, viewServicePrincipal(d)}, nil
+}
+
+// importPrincipal makes a principal for somebody of a trusted issuer.
+func (h *handler) importPrincipal(ctx context.Context, c *call) (answer, error) {
+	var b struct {
+		Name   string `json:"displayName"`
+		ID     string `json:"id"`
+		Issuer string `json:"issuer"`
+		Value  string `json:"value"`
+	}
+	if err := c.decode(&b); err != nil {
+		return answer{}, err
+	}
+	switch {
+	case b.Name == "" || len(b.Name) > maxName:
+		return answer{}, badRequest("A displayName of 1 to %d characters is needed.", maxName)
+	case b.ID != "" && uuid.Validate(b.ID) != nil:
+		return answer{}, badRequest("The id '%.64s' is not a GUID.", b.ID)
+	case !strings.HasPrefix(b.Issuer, "https://") || b.Value == "" || len(b.Issuer)+len(b.Value) > 1200:
+		return answer{}, badRequest("The issuer, an https URL, and the value of its claim are needed, exactly as tokens have them.")
+	}
+	d, err := h.Entra.ImportPrincipal(ctx, c.directory(), b.Name, b.ID, entra.External{Issuer: b.Issuer, Value: b.Value})
+	return answer{http.StatusCreated, viewServicePrincipal(d)}, err
 }
 
 // getByIDs leaves out what is not there, as Graph does.
