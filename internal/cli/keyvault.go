@@ -25,7 +25,7 @@ func (o *Options) keyvaultCommand() *cobra.Command {
 		o.keyCommand("disable", "Disable a key version: within 60 seconds nothing it protects is served", true, o.setKeyEnabled(false)),
 		o.listKeysCommand(),
 	)
-	parent.AddCommand(key)
+	parent.AddCommand(key, o.keyvaultLogCommand())
 	return parent
 }
 

@@ -14,6 +14,8 @@
 //	vault-keys          one partition per vault, by key name: the list of versions
 //	vault-key-versions  one partition per key, by version: attributes, private key
 //	hsm-role-assignments  one partition per managed HSM, by name
+//	vault-audit           one partition per vault, by number: who asked for what
+//	vault-audit-heads     by vault: the first and last number
 //
 // Source of the shapes: Azure Key Vault REST API, keys, 7.4 to 2025-07-01.
 package vault

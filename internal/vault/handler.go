@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -109,6 +110,7 @@ func findRoute(v Vault, method string, t target) (route, error) {
 type call struct {
 	r         *http.Request
 	id        string // x-ms-request-id
+	began     time.Time
 	vault     Vault
 	caller    entra.Caller
 	target    target
@@ -121,10 +123,13 @@ type call struct {
 // Handler serves the data plane of all vaults, chosen by the request's Host.
 func (s *Service) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := &call{r: r, id: uuid.NewString()}
+		c := &call{r: r, id: uuid.NewString(), began: time.Now()}
 		answer, err := s.serve(w, c)
 		h := w.Header()
 		h.Set("X-Ms-Request-Id", c.id)
+		if theirs := r.Header.Get("X-Ms-Client-Request-Id"); theirs != "" {
+			h.Set("X-Ms-Client-Request-Id", bounded(theirs, 64))
+		}
 		h.Set("X-Ms-Keyvault-Service-Version", serviceVersion)
 		if c.vault.Location != "" {
 			h.Set("X-Ms-Keyvault-Region", c.vault.Location)
@@ -247,17 +252,4 @@ func write(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(body) // nothing can be done about a client that went away
-}
-
-// audit says who asked for what and what came of it; never a value.
-func (s *Service) audit(c *call, status int, refused *apiError) {
-	attrs := []slog.Attr{
-		slog.String("operation", c.route.event), slog.String("vault", c.vault.Name),
-		slog.String("key_id", c.keyID), slog.String("object_id", c.caller.ObjectID),
-		slog.String("client_id", c.caller.ClientID), slog.String("request_id", c.id), slog.Int("status", status),
-	}
-	if refused != nil {
-		attrs = append(attrs, slog.String("code", refused.code), slog.String("inner_code", refused.inner))
-	}
-	s.log.LogAttrs(c.r.Context(), slog.LevelInfo, "vault audit", attrs...)
 }

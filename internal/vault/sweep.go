@@ -58,7 +58,10 @@ func (s *Service) sweepKey(ctx context.Context, v Vault, k keyRow, revision uint
 	now := time.Now()
 	if k.Deleted != nil {
 		if k.Deleted.Begun || k.purged(now) {
-			return s.finishPurge(ctx, v, k.Name)
+			if err := s.finishPurge(ctx, v, k.Name); err != nil {
+				return err
+			}
+			s.recordTime(v, "KeyPurge", s.keyID(v, k.Name, ""))
 		}
 		return nil
 	}
@@ -90,7 +93,16 @@ func (s *Service) sweepKey(ctx context.Context, v Vault, k keyRow, revision uint
 	if err != nil {
 		return err
 	}
-	return s.store.WriteRows(ctx, writes)
+	if err := s.store.WriteRows(ctx, writes); err != nil {
+		return err
+	}
+	s.recordTime(v, noticeNames[kind], s.keyID(v, k.Name, row.ID))
+	return nil
+}
+
+// noticeNames are what notices are called in the audit log.
+var noticeNames = map[string]string{
+	EventNearExpiry: "KeyNearExpiryEventGridNotification", EventExpired: "KeyExpiredEventGridNotification",
 }
 
 // rotate follows a key's newest version by a new one, if the key is still what it was.
@@ -112,6 +124,7 @@ func (s *Service) rotate(ctx context.Context, v Vault, k keyRow, revision uint64
 		return errors.Join(err, s.destroyKeys([]string{next.ID}))
 	}
 	if err == nil {
+		s.recordTime(v, "KeyRotate", s.keyID(v, k.Name, next.ID))
 		s.log.InfoContext(ctx, "a key was rotated by its policy", slog.String("vault", v.Name), slog.String("key_id", s.keyID(v, k.Name, next.ID)))
 	}
 	return err

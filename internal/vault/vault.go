@@ -66,6 +66,9 @@ type Service struct {
 	keys     row.Table[keyRow]
 	versions row.Table[versionRow]
 
+	audits   *auditLog
+	refusals quiet // of authentications
+
 	assignments row.Table[assignment] // of managed HSMs
 	removing    sync.Mutex            // held while one is removed
 }
@@ -86,6 +89,7 @@ func New(c Config) *Service {
 
 		assignments: row.NewTable[assignment](c.Store, c.Service, "hsm-role-assignments"),
 	}
+	s.audits = newAuditLog(c)
 	if c.Throttle {
 		s.throttles = newThrottles()
 	}

@@ -29,6 +29,9 @@ type Vaults interface {
 	List(ctx context.Context) ([]vault.Vault, error)
 	// HasRoles says whether vaults can be authorised by roles here.
 	HasRoles() bool
+	// AuditEvents and RecordManagement read and write a vault's audit log.
+	AuditEvents(ctx context.Context, named vault.Vault, after uint64, limit int) (vault.AuditPage, error)
+	RecordManagement(v vault.Vault, e vault.AuditEvent, status int)
 	// HSMURI, GetHSM and HasToken are about managed HSMs, which need a token.
 	HSMURI(name, asked string) string
 	GetHSM(ctx context.Context, name string) (vault.Vault, error)
@@ -106,11 +109,12 @@ func (p *Provider) Register(rt *arm.Router) {
 		Routes: append(p.hsmRoutes(), []arm.Route{
 			{Method: "GET", Pattern: arm.InSubscription + all, Action: read, Handle: p.list},
 			{Method: "GET", Pattern: arm.InGroup + all, Action: read, Handle: p.list},
-			{Method: "GET", Pattern: one, Action: read, Handle: p.get},
-			{Method: "PUT", Pattern: one, Action: write, Handle: p.put},
-			{Method: "PATCH", Pattern: one, Action: write, Handle: p.patch},
-			{Method: "DELETE", Pattern: one, Action: Type + "/delete", Handle: p.delete},
-			{Method: "PUT", Pattern: one + "/accessPolicies/{operation}", Action: Type + "/accessPolicies/write", Handle: p.putPolicies},
+			{Method: "GET", Pattern: one, Action: read, Handle: p.recorded("VaultGet", false, p.get)},
+			{Method: "PUT", Pattern: one, Action: write, Handle: p.recorded("VaultPut", false, p.put)},
+			{Method: "PATCH", Pattern: one, Action: write, Handle: p.recorded("VaultPatch", false, p.patch)},
+			{Method: "DELETE", Pattern: one, Action: Type + "/delete", Handle: p.recorded("VaultDelete", false, p.delete)},
+			{Method: "GET", Pattern: one + "/auditEvents", Action: Type + "/auditEvents/read", Handle: p.auditEvents(false)},
+			{Method: "PUT", Pattern: one + "/accessPolicies/{operation}", Action: Type + "/accessPolicies/write", Handle: p.recorded("VaultPatch", false, p.putPolicies)},
 			{Method: "POST", Pattern: inNamespace + "/checkNameAvailability", Action: namespace + "/checkNameAvailability/read", Handle: p.checkName},
 			{Method: "GET", Pattern: inNamespace + "/deletedVaults", Action: readDeleted, Handle: p.listDeleted},
 			{Method: "GET", Pattern: inNamespace + "/locations/{location}/deletedVaults/{name}", Action: readDeleted, Handle: p.getDeleted},
