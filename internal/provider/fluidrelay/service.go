@@ -179,7 +179,7 @@ func (p *Provider) Resources(ctx context.Context, subscription string) ([]tracke
 	}
 	summaries := make([]tracked.Summary, len(some))
 	for n, s := range some {
-		summaries[n] = tracked.Summary{ID: s.ID, Name: s.Name, Type: Type, Location: s.Location, Tags: s.Tags}
+		summaries[n] = tracked.Summary{ID: s.ID, Name: s.Name, Type: Type, Location: s.Location, Tags: s.Tags, History: s.SystemData}
 	}
 	return summaries, nil
 }

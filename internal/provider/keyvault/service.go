@@ -174,11 +174,11 @@ func (p *Provider) Resources(ctx context.Context, subscription string) ([]tracke
 	}
 	summaries := make([]tracked.Summary, len(some))
 	for n, r := range some {
-		summaries[n] = tracked.Summary{ID: r.ID, Name: r.Name, Type: Type, Location: r.Location, Tags: r.Tags}
+		summaries[n] = tracked.Summary{ID: r.ID, Name: r.Name, Type: Type, Location: r.Location, Tags: r.Tags, History: r.SystemData}
 	}
 	hsms, err := p.hsmsIn(ctx, subscription, "")
 	for _, r := range hsms {
-		summaries = append(summaries, tracked.Summary{ID: r.ID, Name: r.Name, Type: HSMType, Location: r.Location, Tags: r.Tags})
+		summaries = append(summaries, tracked.Summary{ID: r.ID, Name: r.Name, Type: HSMType, Location: r.Location, Tags: r.Tags, History: r.SystemData})
 	}
 	return summaries, err
 }

@@ -341,7 +341,7 @@ func (p *Provider) Resources(ctx context.Context, subscription string) ([]tracke
 	}
 	summaries := make([]tracked.Summary, len(some))
 	for n, i := range some {
-		summaries[n] = tracked.Summary{ID: i.ID, Name: i.Name, Type: Type, Location: i.Location, Tags: i.Tags}
+		summaries[n] = tracked.Summary{ID: i.ID, Name: i.Name, Type: Type, Location: i.Location, Tags: i.Tags, History: i.SystemData}
 	}
 	return summaries, nil
 }

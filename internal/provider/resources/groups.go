@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/tidelock/tidelock/internal/arm"
 	"github.com/tidelock/tidelock/internal/provider/tracked"
@@ -68,9 +69,16 @@ func (p *Provider) listGroups(ctx context.Context, r *arm.Request) (*arm.Respons
 	if err != nil {
 		return nil, err
 	}
+	keep, err := parseFilter(r.HTTP.URL.Query().Get("$filter"))
+	if err != nil {
+		return nil, &arm.Error{Status: 400, Code: "InvalidFilterInQueryString", Message: fmt.Sprintf("Invalid $filter in the query string: %v.", err)}
+	}
 	var views []groupView
 	for _, row := range rows {
-		views = append(views, row.Value.view(r.ID.Subscription))
+		v := row.Value.view(r.ID.Subscription)
+		if keep(tracked.Summary{ID: v.ID, Name: v.Name, Type: v.Type, Location: v.Location, Tags: v.Tags}) {
+			views = append(views, v)
+		}
 	}
 	return arm.Page(r, views, func(v groupView) string { return strings.ToLower(v.Name) })
 }
@@ -179,7 +187,8 @@ func (p *Provider) listResources(ctx context.Context, r *arm.Request) (*arm.Resp
 	if err != nil {
 		return nil, &arm.Error{Status: 400, Code: "InvalidFilterInQueryString", Message: fmt.Sprintf("Invalid $filter in the query string: %v.", err)}
 	}
-	var all []tracked.Summary
+	expand := strings.ToLower(r.HTTP.URL.Query().Get("$expand"))
+	var all []listed
 	for _, c := range p.contents {
 		some, err := c.Resources(ctx, r.ID.Subscription)
 		if err != nil {
@@ -187,11 +196,33 @@ func (p *Provider) listResources(ctx context.Context, r *arm.Request) (*arm.Resp
 		}
 		for _, s := range some {
 			if keep(s) && (r.ID.ResourceGroup == "" || strings.EqualFold(groupOf(s), r.ID.ResourceGroup)) {
-				all = append(all, s)
+				all = append(all, expanded(s, expand))
 			}
 		}
 	}
-	return arm.Page(r, all, func(s tracked.Summary) string { return strings.ToLower(s.ID) })
+	return arm.Page(r, all, func(s listed) string { return strings.ToLower(s.ID) })
+}
+
+// listed is a resource in a list, with what $expand asks for.
+type listed struct {
+	tracked.Summary
+	Created *time.Time `json:"createdTime,omitempty"`
+	Changed *time.Time `json:"changedTime,omitempty"`
+	State   string     `json:"provisioningState,omitempty"`
+}
+
+func expanded(s tracked.Summary, expand string) listed {
+	l := listed{Summary: s}
+	if strings.Contains(expand, "createdtime") {
+		l.Created = &s.History.CreatedAt
+	}
+	if strings.Contains(expand, "changedtime") {
+		l.Changed = &s.History.LastModifiedAt
+	}
+	if strings.Contains(expand, "provisioningstate") {
+		l.State = "Succeeded"
+	}
+	return l
 }
 
 func groupOf(s tracked.Summary) string {

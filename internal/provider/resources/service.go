@@ -66,7 +66,7 @@ func (p *Provider) Register(rt *arm.Router) {
 		readSub    = namespace + "/subscriptions/read"
 		readRPs    = namespace + "/subscriptions/providers/read"
 	)
-	rt.Handle(arm.Provider{Namespace: namespace, Routes: []arm.Route{
+	rt.Handle(arm.Provider{Namespace: namespace, Routes: append([]arm.Route{
 		{Method: "GET", Pattern: "/tenants", Handle: p.listTenants},
 		{Method: "GET", Pattern: "/subscriptions", Handle: p.listSubscriptions},
 		{Method: "GET", Pattern: arm.InSubscription, Action: readSub, Handle: p.getSubscription},
@@ -82,7 +82,7 @@ func (p *Provider) Register(rt *arm.Router) {
 		{Method: "PATCH", Pattern: arm.InGroup, Action: namespace + "/subscriptions/resourceGroups/write", Handle: p.patchGroup},
 		{Method: "DELETE", Pattern: arm.InGroup, Action: namespace + "/subscriptions/resourceGroups/delete", Handle: p.deleteGroup},
 		{Method: "GET", Pattern: arm.InGroup + "/resources", Action: readAll, Handle: p.listResources},
-	}})
+	}, p.tagRoutes()...)})
 }
 
 type subscription struct {

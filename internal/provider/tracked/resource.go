@@ -24,6 +24,8 @@ type Summary struct {
 	Type     string            `json:"type"`
 	Location string            `json:"location"`
 	Tags     map[string]string `json:"tags,omitempty"`
+	// Of History only the times are shown, to those who ask for them with $expand.
+	History SystemData `json:"-"`
 }
 
 // Directories says which directory a subscription belongs to.
