@@ -56,6 +56,11 @@ func TestCMKCommands(t *testing.T) {
 		KeyID      string `json:"keyIdentifier"`
 	}
 	output(t, &history, "cmk", "history", "--data", data)
+	var impact []struct{ Effect string }
+	output(t, &impact, "cmk", "impact", "--data", data, "--version", s.Properties.Key)
+	if len(impact) != 1 {
+		t.Errorf("impact %+v, want the one relay", impact)
+	}
 	if len(history) != 1 || !history[0].InForce || history[0].KeyID != s.Properties.Key {
 		t.Errorf("history %+v, want the one wrap under %s", history, s.Properties.Key)
 	}

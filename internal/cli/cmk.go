@@ -8,13 +8,14 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
 
 func (o *Options) cmkCommand() *cobra.Command {
 	parent := o.withOutput(&cobra.Command{Use: "cmk", Short: "The customer-managed keys of relays"})
-	parent.AddCommand(o.cmkStatusCommand(), o.cmkCheckCommand(), o.cmkHistoryCommand())
+	parent.AddCommand(o.cmkStatusCommand(), o.cmkCheckCommand(), o.cmkHistoryCommand(), o.cmkImpactCommand(), o.cmkDrillCommand())
 	return parent
 }
 
@@ -32,6 +33,10 @@ var statusLines = [][2]string{
 	{"WRAPPED", "lastKeyRotationTimestamp"},
 	{"ROTATION", "rotationMode"},
 	{"NEXT VERSION CHECK", "nextVersionCheckAt"},
+	{"NEWER VERSION", "newerVersionAvailable"},
+	{"GRACE ENDS", "graceDeadline"},
+	{"ENFORCED", "enforcedAt"},
+	{"RECOVERABLE UNTIL", "recoverableUntil"},
 	{"RESOURCE", "resource"},
 }
 
@@ -53,8 +58,35 @@ func (o *Options) cmkStatusCommand() *cobra.Command {
 				rows = append(rows, []string{line[0], value})
 			}
 		}
-		return p.print(raw, rows)
+		return p.print(raw, append(rows, statusLists(answer.Properties)...))
 	})
+}
+
+// statusLists are the lines of what a status has several of.
+func statusLists(properties map[string]any) (rows [][]string) {
+	each := func(list string, line func(text func(string) string, is func(string) bool) []string) {
+		all, _ := properties[list].([]any)
+		for _, one := range all {
+			members, _ := one.(map[string]any)
+			text := func(name string) string { s, _ := members[name].(string); return s }
+			is := func(name string) bool { b, _ := members[name].(bool); return b }
+			rows = append(rows, line(text, is))
+		}
+	}
+	if missing, _ := properties["missingPermissions"].([]any); len(missing) > 0 {
+		rows = append(rows, []string{"MISSING PERMISSIONS", strings.Trim(fmt.Sprint(missing...), "[]")})
+	}
+	each("warnings", func(text func(string) string, _ func(string) bool) []string {
+		return []string{"WARNING", text("code") + ": " + text("message")}
+	})
+	each("previousVersions", func(text func(string) string, is func(string) bool) []string {
+		safe := "not safe to disable: " + text("why")
+		if is("safeToDisable") {
+			safe = "safe to disable (backups from before " + text("replacedAt") + " need it)"
+		}
+		return []string{"PREVIOUS VERSION", text("keyIdentifier") + " " + safe}
+	})
+	return rows
 }
 
 // cmkCheck is the answer of checkEncryption.

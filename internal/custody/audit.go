@@ -48,6 +48,7 @@ type KeyUse struct {
 	Outcome   string    `json:"outcome"`            // ok, refused, failed
 	Code      string    `json:"code,omitempty"`     // the key store's, of what was not ok
 	RequestID string    `json:"requestId,omitempty"`
+	Note      string    `json:"note,omitempty"` // of a drill: what was measured
 
 	// Of probes only: how many, since when, and SHA-256 (hexadecimal) of the key store's
 	// request ids in order, each followed by a newline.

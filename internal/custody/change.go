@@ -325,17 +325,22 @@ func (k *Keeper) take(id envelope.ResourceID, rec *wrapRecord, key envelope.Root
 	r.watch.members[r] = struct{}{}
 	r.learn(key, found)
 	if l := r.watch.lease; l.valid() {
-		for d := range r.documents {
-			d.mu.Lock()
-			d.lease = l
-			d.mu.Unlock()
-		}
+		r.underLease(l)
 	} else {
 		r.end(r.watch.unusableError())
 	}
 	// Only now: the lease that the documents had until here ends with its watch.
 	if before != r.watch {
 		before.leave(r)
+	}
+}
+
+// underLease has the documents that are open go on under l.
+func (r *root) underLease(l *lease) {
+	for d := range r.documents {
+		d.mu.Lock()
+		d.lease = l
+		d.mu.Unlock()
 	}
 }
 

@@ -97,6 +97,7 @@ type Keeper struct {
 	roots   map[envelope.ResourceID]*root
 	watches map[watchKey]*watch
 	loading map[envelope.ResourceID]chan struct{} // closed when the load is over
+	drills  map[envelope.ResourceID]*Drill        // the newest of each resource
 }
 
 // root is what is known of one resource's root key. Guarded by Keeper.mu.
@@ -127,6 +128,7 @@ func New(c Config) *Keeper {
 		roots:   map[envelope.ResourceID]*root{},
 		watches: map[watchKey]*watch{},
 		loading: map[envelope.ResourceID]chan struct{}{},
+		drills:  map[envelope.ResourceID]*Drill{},
 	}
 	if c.Metrics != nil {
 		c.Metrics.MustRegister(gauges{k})
@@ -427,6 +429,7 @@ const (
 	reasonUnreachable  = "UnreachableTimeout" // no answer for longer than Grace, or none yet
 	reasonLease        = "LeaseExpired"       // nobody asked the key store in time: this process was stuck
 	reasonStopping     = "Stopping"           // this process stops
+	reasonDrill        = "Drill"              // nobody refuses: it is played
 )
 
 // How long clients are told to wait.

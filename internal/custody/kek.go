@@ -57,7 +57,9 @@ const (
 	opUnwrap     = "unwrapKey"
 	opGetDeleted = "getDeleted"
 
-	opDestroy = "destroy" // no key store is asked: what its key protected was destroyed
+	// Of these no key store is asked.
+	opDestroy = "destroy" // what its key protected was destroyed
+	opDrill   = "drill"   // a refusal is played
 )
 
 // reason is why a key is used; part of the audit log.
@@ -70,6 +72,7 @@ const (
 	forCreate reason = "create" // of a resource
 	forUpdate reason = "update" // of a resource's key settings
 	forRotate reason = "rotate" // to the key's newest version
+	forDrill  reason = "drill"  // a refusal is played
 	forRescue reason = "rescue" // to the newest version, for the one in use was disabled
 	forEpoch  reason = "epoch"  // a new root key takes the place of the one before
 	forDelete reason = "delete" // of a document, or a resource

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"time"
+
+	"github.com/tidelock/tidelock/internal/envelope"
 )
 
 const (
@@ -43,7 +45,7 @@ type evidence struct {
 }
 
 // watchKey groups the resources that one probe speaks for.
-type watchKey struct{ identity, kid string }
+type watchKey struct{ identity, kid, drill string }
 
 // watch watches one key version as one identity sees it. Its fields are guarded by
 // Keeper.mu, except those that never change.
@@ -52,6 +54,10 @@ type watch struct {
 	key  watchKey
 	kick chan struct{} // wakes run to look at the schedule again
 	stop context.CancelFunc
+	gone <-chan struct{} // closed when it is stopped
+
+	drill     *Drill        // nil but for the watch of a drill
+	recovered chan struct{} // closed when its key is usable again
 
 	members   map[*root]struct{}
 	state     State // empty until the first look
@@ -83,12 +89,18 @@ type watch struct {
 }
 
 func (k *Keeper) watchFor(rec *wrapRecord) *watch {
-	key := watchKey{identity: strings.ToLower(rec.Identity), kid: rec.KeyID}
+	return k.watchOf(watchKey{identity: strings.ToLower(rec.Identity), kid: rec.KeyID})
+}
+
+func (k *Keeper) watchOf(key watchKey) *watch {
 	if w := k.watches[key]; w != nil {
 		return w
 	}
 	ctx, stop := context.WithCancel(k.ctx)
-	w := &watch{k: k, key: key, kick: make(chan struct{}, 1), stop: stop, members: map[*root]struct{}{}, next: time.Now().Add(ProbeEvery)}
+	w := &watch{
+		k: k, key: key, kick: make(chan struct{}, 1), stop: stop, gone: ctx.Done(), recovered: make(chan struct{}),
+		members: map[*root]struct{}{}, next: time.Now().Add(ProbeEvery),
+	}
 	k.watches[key] = w
 	note := refusalNote{w: w, rows: k.c.Store}
 	k.wg.Go(func() { w.run(ctx, note) })
@@ -157,13 +169,19 @@ func (w *watch) probe(ctx context.Context) {
 		return
 	}
 	rec := r.rec
+	w.drill.tick(time.Now())
+	played := w.drill.refuses()
 	w.k.mu.Unlock()
 
-	key, found := w.k.examine(ctx, r.id, rec, forProbe)
-	if found.verdict == refusal {
-		w.reloadMembers(ctx)
+	var key envelope.RootKey
+	found := evidence{verdict: refusal, reason: reasonDrill}
+	if !played {
+		key, found = w.k.examine(ctx, r.id, rec, forProbe)
+		if found.verdict == refusal {
+			w.reloadMembers(ctx)
+		}
+		w.k.m.probes[found.verdict].Inc()
 	}
-	w.k.m.probes[found.verdict].Inc()
 
 	w.k.mu.Lock()
 	defer w.k.mu.Unlock()
@@ -237,7 +255,7 @@ func (w *watch) proven(asked time.Time) {
 	}
 	w.lastProof = asked
 	w.refusals, w.faults, w.noHost = 0, 0, time.Time{}
-	if w.state == Unusable && w.reason != reasonLease {
+	if w.state == Unusable && w.reason != reasonLease && w.drill == nil {
 		w.k.m.recovered(w.failed, w.since)
 	}
 	w.refusedSince, w.enforced = time.Time{}, time.Time{}
@@ -375,8 +393,14 @@ func (w *watch) unusable(reason string) {
 	if serving {
 		w.enforced = time.Now()
 	}
+	if w.drill != nil && w.drill.Documents == 0 {
+		for r := range w.members {
+			w.drill.Documents += len(r.documents)
+		}
+	}
 	w.lose(w.unusableError())
-	if serving && revoked(reason) {
+	w.drilled(Unusable)
+	if serving && revoked(reason) && w.drill == nil {
 		w.k.m.enforced(refused)
 	}
 	w.wake() // the schedule is another one now
@@ -415,6 +439,9 @@ func (w *watch) move(s State, reason string) {
 	}
 	w.k.c.Log.Info("key state", "kid", w.key.kid, "identity", w.key.identity, "from", string(w.state), "to", string(s), "reason", reason)
 	w.state, w.reason = s, reason
+	if s != Unusable { // which is noted when the keys are wiped
+		w.drilled(s)
+	}
 }
 
 // revoked says whether a reason is the key store's word, not the lack of it.

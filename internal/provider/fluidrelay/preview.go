@@ -27,6 +27,8 @@ func (p *Provider) previewRoutes(one string) []arm.Route {
 		{Method: "GET", Pattern: one + "/encryptionStatus", Action: Type + "/encryptionStatus/read", Versions: versions, Handle: p.encryptionStatus},
 		{Method: "GET", Pattern: one + "/encryptionHistory", Action: Type + "/encryptionHistory/read", Versions: versions, Handle: p.encryptionHistory},
 		{Method: "POST", Pattern: one + "/checkEncryption", Action: Type + "/checkEncryption/action", Versions: versions, Handle: p.checkEncryptionOnly},
+		{Method: "POST", Pattern: one + "/drillEncryption", Action: Type + "/drillEncryption/action", Versions: versions, Handle: p.startDrill},
+		{Method: "GET", Pattern: one + "/encryptionDrill", Action: Type + "/encryptionDrill/read", Versions: versions, Handle: p.showDrill},
 		{Method: "GET", Pattern: arm.InSubscription + "/providers/" + namespace + "/keyUses", Action: namespace + "/keyUses/read", Versions: versions, Handle: p.keyUses},
 		{Method: "GET", Pattern: arm.InSubscription + "/providers/" + namespace + "/keyImpact", Action: namespace + "/keyImpact/read", Versions: versions, Handle: p.keyImpact},
 		{Method: "GET", Pattern: arm.InSubscription + "/providers/" + namespace + "/deletionReceipts", Action: namespace + "/deletionReceipts/read", Versions: versions, Handle: p.listReceipts},
@@ -39,6 +41,8 @@ func previewOperations(op func(resource, action, title, description string) oper
 		op(servers+"/encryptionStatus", "read", "Get the state of a server's key", "Gets whether the key of a Fluid Relay server can be used, why not, and when it is asked about next."),
 		op(servers+"/encryptionHistory", "read", "Get the history of a server's key", "Lists the key versions that wrapped the root key of a Fluid Relay server."),
 		op(servers, "checkEncryption/action", "Check an encryption configuration", "Checks everything that creating or updating a Fluid Relay server checks, and changes nothing."),
+		op(servers, "drillEncryption/action", "Rehearse the loss of a server's key", "Plays a refusal of the key store's for one Fluid Relay server, which stops and comes back, and measures it."),
+		op(servers+"/encryptionDrill", "read", "Get the report of a drill", "Gets what the newest drill of a Fluid Relay server measured."),
 		op("keyImpact", "read", "Find what a key version keeps in service", "Lists the Fluid Relay servers that would stop, or move to another version, if a key version were disabled."),
 		op("keyUses", "read", "Read the log of key uses", "Lists each use of a customer-managed key, with the hash chain that shows that none is missing."),
 		op("deletionReceipts", "read", "Read the receipts of deletions", "Lists what was destroyed when containers and servers were deleted, and until when old copies of the data can be opened."),
@@ -148,6 +152,7 @@ var fixes = map[string]string{
 	"IdentityUnavailable":      "Create the user-assigned identity again, or update the resource to use another one.",
 	"KeyMismatch":              "The vault gives another key than the one that was wrapped: restore the key that the URL named.",
 	"UnreachableTimeout":       "Make the vault reachable again; service follows within 30 seconds.",
+	"Drill":                    "Nothing: nobody refuses the key. A drill is being held, and ends by itself.",
 	"LeaseExpired":             "Nothing: this process was stuck and is asking the vault again.",
 }
 

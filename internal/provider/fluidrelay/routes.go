@@ -50,6 +50,7 @@ func (p *Provider) Register(rt *arm.Router) {
 	routes = append(routes, p.previewRoutes(one)...)
 	routes = append(routes, p.nodeRoutes()...)
 	rt.Handle(arm.Provider{Namespace: namespace, Versions: append(slices.Clone(releasedVersions), previewVersion), Routes: routes})
+	rt.Handle(p.availabilityProvider())
 }
 
 func (p *Provider) get(ctx context.Context, r *arm.Request) (*arm.Response, error) {

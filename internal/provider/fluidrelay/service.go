@@ -32,6 +32,8 @@ type Custody interface {
 	Status(r envelope.ResourceID) custody.Status
 	History(ctx context.Context, r envelope.ResourceID) ([]custody.Wrap, error)
 	KeyID(ctx context.Context, r envelope.ResourceID) (string, error)
+	StartDrill(ctx context.Context, r envelope.ResourceID, hold time.Duration) (custody.Drill, error)
+	Drill(r envelope.ResourceID) (custody.Drill, error)
 	KeyUses(ctx context.Context, after uint64, limit int) (custody.KeyUses, error)
 }
 
