@@ -240,6 +240,13 @@ func (f *faultyStore) Append(ctx context.Context, a store.Append) error {
 	return f.Store.Append(ctx, a)
 }
 
+// swap puts another store in the place of what is below, once all is at rest: who is
+// in the background reads it, too.
+func (f *faultyStore) swap(st store.Store) {
+	synctest.Wait()
+	f.Store = st
+}
+
 func (f *faultyStore) onAppend(do func(context.Context, store.Append) error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -119,7 +119,7 @@ func TestLoadsByResult(t *testing.T) {
 			`tidelock_relay_document_load_seconds{result="unknown"}`: 1,
 		})
 		r.restart()
-		r.store.Store = damaged{r.store.Store}
+		r.store.swap(damaged{r.store.Store})
 		if _, _, err := r.server.open(t.Context(), r.tenant, id); !errors.Is(err, store.ErrCorrupt) {
 			t.Errorf("open: %v, want ErrCorrupt", err)
 		}
@@ -222,7 +222,7 @@ func TestReadiness(t *testing.T) {
 			r.output = &log
 			r.restart()
 			whole := r.store.Store
-			r.store.Store = unwritable{whole}
+			r.store.swap(unwritable{whole})
 			for range 3 {
 				if a := want(t, r, "/readyz", 503); strings.Contains(string(a.body), errDisk.Error()) {
 					t.Errorf("the answer tells strangers why: %s", a.body)
@@ -233,7 +233,7 @@ func TestReadiness(t *testing.T) {
 			if n := strings.Count(log.String(), "the store takes no writes"); n != 1 {
 				t.Errorf("said %d times in the log, want once", n)
 			}
-			r.store.Store = whole
+			r.store.swap(whole)
 			want(t, r, "/readyz", 200)
 		})
 	})

@@ -212,9 +212,9 @@ func (h *trimHook) Trim(ctx context.Context, doc envelope.DocumentHandle, term, 
 func TestRetentionAfterAFailedTrim(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		whole := r.store.Store
-		r.store.Store = &trimHook{whole, func(context.Context, envelope.DocumentHandle, uint64, uint64) error { return errDisk }}
+		r.store.swap(&trimHook{whole, func(context.Context, envelope.DocumentHandle, uint64, uint64) error { return errDisk }})
 		id, _, state := r.trimmedDocument(t)
-		r.store.Store = whole
+		r.store.swap(whole)
 		kept := func() bool {
 			var there bool
 			r.use(id, func(d *document) {

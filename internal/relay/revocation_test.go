@@ -140,7 +140,7 @@ func TestRevocationWhileConnecting(t *testing.T) {
 		id := r.create()
 		token := r.token(id, withJTI("j1"))
 		reads := 0
-		r.store.Store = &rowHook{r.store.Store, func(key store.RowKey) error {
+		r.store.swap(&rowHook{r.store.Store, func(key store.RowKey) error {
 			if key.Table != revokedTokens {
 				return nil
 			}
@@ -148,7 +148,7 @@ func TestRevocationWhileConnecting(t *testing.T) {
 				return r.server.revoke(t.Context(), r.tenant, id, "j1")
 			}
 			return nil
-		}}
+		}})
 		c := r.dial()
 		c.connect(connectBody(id, token, "write"))
 		c.awaitCut()
@@ -163,12 +163,12 @@ func TestRevocationWhileConnecting(t *testing.T) {
 func TestUnreadableRevocationsOpenNothing(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		id := r.create()
-		r.store.Store = &rowHook{r.store.Store, func(key store.RowKey) error {
+		r.store.swap(&rowHook{r.store.Store, func(key store.RowKey) error {
 			if key.Table == revokedTokens {
 				return errDisk
 			}
 			return nil
-		}}
+		}})
 		r.call("GET", "/deltas/t1/"+id, r.token(id, withJTI("j1")), "").want(t, 500, "Internal Server Error")
 		if got := r.dial().connectErrorOf(connectBody(id, r.token(id, withJTI("j1")), "read")); got.Code != 500 {
 			t.Errorf("connect: %+v, want 500", got)

@@ -103,13 +103,13 @@ func TestServiceSummaryAfterACrash(t *testing.T) {
 		id := r.create()
 		first := r.head(id)
 		whole := r.store.Store
-		r.store.Store = &objectHook{whole, func([]store.Object) bool { return true }} // no version, no checkpoint
+		r.store.swap(&objectHook{whole, func([]store.Object) bool { return true }}) // no version, no checkpoint
 		r.visit(id)
 		if got := r.head(id); got != first {
 			t.Fatalf("the newest version is %s, and nothing could be stored", got)
 		}
 		r.stop()
-		r.store.Store = whole
+		r.store.swap(whole)
 		r.start()
 		r.head(id) // loads it
 		synctest.Wait()
