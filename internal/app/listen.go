@@ -100,5 +100,5 @@ func (m managementFaces) face(r *http.Request) http.Handler {
 
 // isVaultHost says whether host, in lower case and without a port, names a vault or managed HSM here.
 func isVaultHost(host string) bool {
-	return strings.HasSuffix(host, ".vault."+Domain) || strings.HasSuffix(host, ".managedhsm."+Domain) || strings.HasSuffix(host, "."+publicVaults)
+	return strings.HasSuffix(host, ".vault."+Domain) || strings.HasSuffix(host, ".managedhsm."+Domain) || strings.HasSuffix(host, "."+publicVaults) || strings.HasSuffix(host, "."+publicHSMs)
 }

@@ -38,10 +38,12 @@ type Config struct {
 	Authenticate func(r *http.Request) (Caller, error)
 	// Allowed says whether the caller may do action at scope.
 	Allowed func(ctx context.Context, c Caller, action, scope string) (bool, error)
-	// Subscription and ResourceGroup say whether they exist. The directory of a
-	// subscription is that of the callers who may see it.
+	// Subscription and ResourceGroup say whether they exist.
 	Subscription  func(ctx context.Context, id string) (bool, error)
 	ResourceGroup func(ctx context.Context, subscription, name string) (bool, error)
+	// Directory is that of a subscription, whose callers alone may see it; nil: it is not
+	// looked at.
+	Directory func(ctx context.Context, subscription string) (string, error)
 	// Deleted is told of each group or resource that a request deleted, with its scope; it
 	// may be told twice. An error is the answer's: the client then deletes again. Nil: nobody is told.
 	Deleted func(ctx context.Context, scope string) error

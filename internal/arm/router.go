@@ -83,7 +83,7 @@ func (rt *Router) serve(r *http.Request, a *answer) (*Response, error) {
 	if err != nil {
 		return nil, &Error{Status: 400, Code: "InvalidRequestUri", Message: "The request URI is not valid.", Cause: err}
 	}
-	if err := rt.checkSubscription(r.Context(), path); err != nil {
+	if err := rt.checkSubscription(r.Context(), path, caller); err != nil {
 		return nil, err
 	}
 	version, err := apiVersion(r)
@@ -133,7 +133,7 @@ func (rt *Router) run(route *boundRoute, req *Request) (*Response, error) {
 	return resp, err
 }
 
-func (rt *Router) checkSubscription(ctx context.Context, path []string) error {
+func (rt *Router) checkSubscription(ctx context.Context, path []string, caller Caller) error {
 	id, ok := inPath(path, 0, "subscriptions")
 	if !ok {
 		return nil
@@ -148,7 +148,16 @@ func (rt *Router) checkSubscription(ctx context.Context, path []string) error {
 	if !known {
 		return &Error{Status: 404, Code: "SubscriptionNotFound", Message: fmt.Sprintf("The subscription '%s' could not be found.", id)}
 	}
-	return nil
+	if rt.c.Directory == nil {
+		return nil
+	}
+	directory, err := rt.c.Directory(ctx, id)
+	if err != nil || strings.EqualFold(directory, caller.Directory) {
+		return err
+	}
+	return &Error{Status: 401, Code: "InvalidAuthenticationTokenTenant", Message: fmt.Sprintf(
+		"The access token is from the wrong issuer 'https://sts.windows.net/%s/'. It must match the tenant 'https://sts.windows.net/%s/' associated with this subscription.",
+		caller.Directory, directory)}
 }
 
 func apiVersion(r *http.Request) (string, error) {

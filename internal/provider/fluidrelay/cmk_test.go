@@ -210,12 +210,19 @@ func TestRule18OtherTenant(t *testing.T) {
 	if err := f.Resources.CreateSubscription(ctx, foreign, "Foreign", other); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Entra.Assign(ctx, f.Admin.ObjectID, "Owner", "/subscriptions/"+foreign); err != nil {
+	owner, secret, err := f.Entra.CreateApplication(ctx, other, "owner")
+	if err != nil {
 		t.Fatal(err)
 	}
+	for _, id := range []string{owner.ObjectID, f.Admin.ObjectID} { // the latter, who may name the identity from here
+		if err := f.Entra.Assign(ctx, id, "Owner", "/subscriptions/"+foreign); err != nil {
+			t.Fatal(err)
+		}
+	}
+	token := f.Token(owner, secret, entra.AudienceManagement)
 	group := strings.Replace(providertest.Group, providertest.Subscription, foreign, 1)
-	f.Want(201, f.Do("PUT", group+version, `{"location":"westus2"}`))
-	id := f.Want(201, f.Do("PUT", group+"/providers/Microsoft.ManagedIdentity/userAssignedIdentities/stranger?api-version=2023-01-31", `{"location":"westus2"}`)).Get("id").(string)
+	f.Want(201, f.DoAs(token, "PUT", group+version, `{"location":"westus2"}`))
+	id := f.Want(201, f.DoAs(token, "PUT", group+"/providers/Microsoft.ManagedIdentity/userAssignedIdentities/stranger?api-version=2023-01-31", `{"location":"westus2"}`)).Get("id").(string)
 	v.Directory = f.Directory
 	if err := f.Vault.Put(ctx, v); err != nil {
 		t.Fatal(err)

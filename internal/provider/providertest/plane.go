@@ -131,6 +131,10 @@ func New(t testing.TB, containers fluidrelay.Containers) *Plane {
 	p.Activity = activity.New(activity.Config{Store: p.Store, Service: p.Service, Log: log})
 	p.Router = arm.NewRouter(arm.Config{
 		Authenticate: p.authenticate, Allowed: p.Allowed, Subscription: p.Resources.HasSubscription, ResourceGroup: p.Resources.HasGroup,
+		Directory: func(ctx context.Context, id string) (string, error) {
+			d, err := p.Resources.Directory(ctx, id)
+			return string(d), err
+		},
 		LoginURL: Login, Deleted: p.Entra.DeleteAssignmentsWithin, Record: p.Activity.Record, Log: log,
 	})
 	p.Activity.Register(p.Router)
