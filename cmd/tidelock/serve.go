@@ -105,6 +105,7 @@ func (f *serveFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.config.RelayURL, "relay-url", "", "how clients reach the relay (default: the listener's address)")
 	c.Flags().StringVar(&f.config.RelayCert, "relay-cert", "", "PEM certificate: the relay then speaks TLS")
 	c.Flags().StringVar(&f.config.RelayKey, "relay-key", "", "PEM private key of --relay-cert")
+	c.Flags().StringVar(&f.config.Anchors, "anchors", "", "file of head anchors, which find out data that was put back, best on another disk (default: anchors, beside the service key)")
 	c.Flags().IntVar(&f.config.KeyRetentionDays, "key-retention-days", app.DefaultKeyRetentionDays, "for how many days after a deletion copies of the data from before can be opened")
 	f.registerStore(c)
 	c.Flags().StringArrayVar(&f.config.PrivateIssuers, "private-issuer", nil, "https URL of an OpenID provider in this network whose tokens may be trusted (may be repeated)")

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tidelock/tidelock/internal/anchor"
 	"github.com/tidelock/tidelock/internal/cluster"
 	"github.com/tidelock/tidelock/internal/custody"
 	"github.com/tidelock/tidelock/internal/entra"
@@ -50,6 +51,7 @@ type App struct {
 
 	closeToken func() // nil as token is
 	custody    *custody.Keeper
+	anchors    *anchor.File
 	relay      *relay.Server
 	relays     *fluidrelay.Provider
 	vaults     *keyvault.Provider
@@ -176,8 +178,11 @@ func (a *App) wire(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if a.anchors, err = anchor.Open(a.c.Anchors); err != nil {
+		return fmt.Errorf("%w: restore it, or, if the data is known to be the newest, move it away", err)
+	}
 	a.custody = custody.New(custody.Config{
-		Store: a.store, Service: a.service, Retention: retention, Hosts: hosts, Log: a.c.Log, Metrics: a.metrics,
+		Store: a.store, Service: a.service, Retention: retention, Anchors: a.anchors, Hosts: hosts, Log: a.c.Log, Metrics: a.metrics,
 		KeyStore: a.keyStores(azure).client, Policy: a.c.Keys, Tell: a.tellKeys(),
 	})
 	management, err := a.wireManagement(ctx, hosts, azure)
@@ -265,7 +270,7 @@ func (a *App) stop(ctx context.Context) error {
 		errs = append(errs, a.node.Stop(context.WithoutCancel(ctx)))
 	}
 	// The metrics last: that a stop takes long can be watched.
-	return errors.Join(append(errs, a.store.Close(), a.metricsHTTP.Shutdown(ctx))...)
+	return errors.Join(append(errs, a.anchors.Close(), a.store.Close(), a.metricsHTTP.Shutdown(ctx))...)
 }
 
 // Close gives up a server that was opened and is not served.
@@ -280,6 +285,9 @@ func (a *App) Close() {
 	}
 	if a.closeToken != nil {
 		a.closeToken()
+	}
+	if a.anchors != nil {
+		_ = a.anchors.Close() // what it has is durable
 	}
 	if a.store != nil {
 		_ = a.store.Close() // nothing was written that was not durable

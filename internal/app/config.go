@@ -43,6 +43,9 @@ type Config struct {
 	Identity       IdentityEndpoint
 	// PKCS11 is the token of managed HSMs; the zero value: there are none.
 	PKCS11 PKCS11
+	// Anchors is the file of head anchors, which find out data that was put back to an
+	// older state; it should lie on another disk than the data. DataDir.keys/anchors.
+	Anchors string
 	// KeyRetentionDays is for how many days after a deletion copies of the data from
 	// before can be opened; DefaultKeyRetentionDays.
 	KeyRetentionDays int
@@ -110,6 +113,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.ManagementAddr == "" {
 		c.ManagementAddr = "127.0.0.1:8443"
+	}
+	if c.Anchors == "" {
+		c.Anchors = filepath.Join(keysDir(c.DataDir), "anchors")
 	}
 	if c.KeyRetentionDays == 0 {
 		c.KeyRetentionDays = DefaultKeyRetentionDays

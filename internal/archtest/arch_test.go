@@ -16,6 +16,7 @@ const module = "github.com/tidelock/tidelock/"
 // below internal/. A package that is not listed may not exist.
 var mayImport = map[string][]string{
 	"envelope":  {},
+	"anchor":    {"envelope"},
 	"arm":       {},
 	"rawjson":   {},
 	"socketio":  {"rawjson"},
@@ -24,7 +25,7 @@ var mayImport = map[string][]string{
 	"row":       {"envelope", "store"},
 	"cluster":   {"envelope", "row", "store"},
 	"keystore":  {},
-	"custody":   {"envelope", "keystore", "store"},
+	"custody":   {"anchor", "envelope", "keystore", "store"},
 	"history":   {"envelope", "custody", "sequencer", "store"},
 	"relay":     {"envelope", "cluster", "custody", "history", "rawjson", "row", "sequencer", "socketio", "store"},
 	"entra":     {"arm", "envelope", "row", "store"},

@@ -17,11 +17,12 @@ func (o *Options) containerCommand() *cobra.Command {
 	list := o.onContainer("list", "List the containers of a relay", listContainers)
 	show := o.onContainer("show", "Show a container", showContainer)
 	remove := o.onContainer("delete", "Disconnect a container's clients, destroy its key and remove it; it cannot be brought back", deleteContainer)
-	for _, c := range []*cobra.Command{show, remove} {
+	accept := o.onContainer("accept-rollback", "Serve a container that was put back to an older state, as it is now", acceptRollback)
+	for _, c := range []*cobra.Command{show, remove, accept} {
 		c.Flags().String("id", "", "id of the container")
 		required(c, "id")
 	}
-	parent.AddCommand(list, show, remove)
+	parent.AddCommand(list, show, remove, accept)
 	return parent
 }
 
@@ -76,6 +77,13 @@ func deleteContainer(ctx context.Context, client *Client, path string, p printer
 		return err
 	}
 	return deleteWithReceipt(ctx, client, path, p)
+}
+
+func acceptRollback(ctx context.Context, client *Client, path string, p printer) error {
+	if err := client.Do(ctx, http.MethodPost, path+"/acceptRollback", versionPreview, nil, nil); err != nil {
+		return err
+	}
+	return showContainer(ctx, client, path, p)
 }
 
 // printContainers prints value as JSON, or its containers as a table.

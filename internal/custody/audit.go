@@ -56,7 +56,8 @@ type KeyUse struct {
 	First      *time.Time `json:"first,omitempty"`
 	RequestIDs string     `json:"requestIds,omitempty"`
 
-	Receipt *Receipt `json:"receipt,omitempty"` // of a destruction
+	Receipt  *Receipt `json:"receipt,omitempty"`  // of a destruction
+	Document string   `json:"document,omitempty"` // hexadecimal; of an accepted rollback
 
 	Lost uint64 `json:"lost,omitempty"` // uses before this one that the store did not take
 	Prev string `json:"prev"`           // SHA-256 (hexadecimal) of the record before; zeros for the first

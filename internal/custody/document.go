@@ -204,6 +204,9 @@ func (d *Document) end(err error) {
 		return
 	}
 	d.err = err
+	if d.k.anchors != nil {
+		d.k.anchors.ended(d)
+	}
 	d.key.Wipe()
 	if d.writer != nil {
 		d.writer.segment = nil // with it goes what AES expanded from its key

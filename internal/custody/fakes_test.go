@@ -340,15 +340,16 @@ func (s *rowStore) WriteRows(_ context.Context, writes []store.RowWrite) error {
 
 // fixture is a keeper over a fake vault and a store in memory.
 type fixture struct {
-	t       *testing.T
-	vault   *fakeVault
-	store   *rowStore
-	service envelope.ServiceKey
-	log     *bytes.Buffer
-	metrics *prometheus.Registry // of this start
-	made    int                  // resources
-	under   store.Store          // in front of store, from the next start on; nil: nothing
-	secret  *memoryFile          // of the retention key; nil: there is none
+	t          *testing.T
+	vault      *fakeVault
+	store      *rowStore
+	service    envelope.ServiceKey
+	log        *bytes.Buffer
+	metrics    *prometheus.Registry // of this start
+	made       int                  // resources
+	under      store.Store          // in front of store, from the next start on; nil: nothing
+	anchorFile Anchors              // nil: none
+	secret     *memoryFile          // of the retention key; nil: there is none
 	*Keeper
 }
 
@@ -393,7 +394,7 @@ func (f *fixture) start() {
 	}
 	f.Keeper = New(Config{
 		Metrics: f.metrics,
-		Store:   st, Service: f.service, Retention: retention, KeyStore: f.vault.as, Hosts: hosts,
+		Store:   st, Service: f.service, Retention: retention, Anchors: f.anchorFile, KeyStore: f.vault.as, Hosts: hosts,
 		Log: slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 }

@@ -74,9 +74,11 @@ type Config struct {
 	// useless. A store whose records were written with it needs it; nil: there is none,
 	// and whoever keeps an old copy can open it while the customer's key unwraps.
 	Retention *Retention
-	Log       *slog.Logger
-	Metrics   prometheus.Registerer // where the metrics are registered; nil: nowhere
-	Policy    Policy
+	// Anchors finds out logs that were put back to an older state; nil: nobody does.
+	Anchors Anchors
+	Log     *slog.Logger
+	Metrics prometheus.Registerer // where the metrics are registered; nil: nowhere
+	Policy  Policy
 	// Tell passes news on to the keepers of other processes on the same store, who Heed
 	// it; nil: there are none. It must not block, and must not call the keeper.
 	Tell func(News)
@@ -90,7 +92,8 @@ type Keeper struct {
 	wg   sync.WaitGroup // watches
 	m    *metrics
 
-	audit *auditor
+	audit   *auditor
+	anchors *anchorer // nil: none
 
 	mu      sync.Mutex // guards all below, and the fields of root and watch; never held across I/O
 	closed  bool
@@ -133,6 +136,10 @@ func New(c Config) *Keeper {
 	if c.Metrics != nil {
 		c.Metrics.MustRegister(gauges{k})
 	}
+	if c.Anchors != nil {
+		k.anchors = newAnchorer(k)
+		k.wg.Go(func() { k.anchors.run(ctx) })
+	}
 	k.wg.Go(func() { k.housekeep(ctx) })
 	return k
 }
@@ -147,6 +154,9 @@ func (k *Keeper) Close() {
 	k.stop()
 	k.mu.Unlock()
 	k.wg.Wait()
+	if k.anchors != nil {
+		k.anchors.flush()
+	}
 	k.audit.close()
 }
 
@@ -408,6 +418,7 @@ type UnusableError struct {
 	RetryAfter time.Duration
 	Revoked    bool // the key store refused, and said so again when it was asked
 	Checking   bool // not known yet: it refused once and is being asked again, or was not asked in time
+	Rollback   bool // the document's log was put back to an older state; an operator must decide
 	Close      bool // revoked for longer than Hold: clients are told to go away for good
 }
 

@@ -60,6 +60,7 @@ const (
 	// Of these no key store is asked.
 	opDestroy = "destroy" // what its key protected was destroyed
 	opDrill   = "drill"   // a refusal is played
+	opAccept  = "accept"  // what its key protects is served though it was put back
 )
 
 // reason is why a key is used; part of the audit log.
@@ -76,6 +77,8 @@ const (
 	forRescue reason = "rescue" // to the newest version, for the one in use was disabled
 	forEpoch  reason = "epoch"  // a new root key takes the place of the one before
 	forDelete reason = "delete" // of a document, or a resource
+
+	forRollback reason = "rollback" // of a document's log, which an operator accepts
 )
 
 // kek is a customer's key as one use of it sees it: as one identity, for one reason,

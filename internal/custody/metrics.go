@@ -15,6 +15,7 @@ type metrics struct {
 	probes      map[verdict]prometheus.Counter
 	enforcement prometheus.Observer
 	recovery    prometheus.Observer
+	rollbacks   prometheus.Counter
 }
 
 var verdictNames = map[verdict]string{proof: "proof", refusal: "refusal", outage: "outage", mismatch: "mismatch"}
@@ -36,6 +37,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name:    "cmk_recovery_seconds",
 			Help:    "Time from the last failed look at an unusable key until it is usable: at most so long service was missing after the key was back.",
 			Buckets: []float64{1, 2.5, 5, 10, 12.5, 15, 20, 30, 60},
+		}),
+		rollbacks: f.NewCounter(prometheus.CounterOpts{
+			Name: "tidelock_custody_rollbacks_suspected_total", Help: "Times a document was asked for and not served, because its log is not what its head anchor says.",
 		}),
 	}
 	for v, name := range verdictNames {

@@ -183,6 +183,11 @@ func (k *Keeper) destroyDocument(ctx context.Context, r envelope.ResourceID, h e
 		return receipt, fmt.Errorf("destroy document key: %w", err)
 	}
 	k.endDocument(r, h) // whoever opened it while the write was under way
+	if k.anchors != nil {
+		if err := k.anchors.forget(h); err != nil {
+			k.c.Log.WarnContext(ctx, "the head anchor of a deleted document is left over", "err", err)
+		}
+	}
 	k.lookSoon(r)
 	return receipt, nil
 }

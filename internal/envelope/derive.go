@@ -25,6 +25,7 @@ const (
 	labelCommitment     = "tidelock/1/key-commitment"
 	labelRootCommitment = "tidelock/1/root-commitment"
 	labelNamingKey      = "tidelock/1/naming-key"
+	labelAnchor         = "tidelock/1/anchor"
 	labelNextRetention  = "tidelock/1/next-retention-key"
 )
 

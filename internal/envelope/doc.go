@@ -19,6 +19,7 @@
 //	6 key            ServiceKey    –                                                         a box
 //	7 next root key  RootKey       –                                                         a box
 //	8 wrapped root   RetentionKey  –                                                         a box
+//	9 anchor         DocumentKey   place 44, term 8, seq 8, chain 32, counter 8              a MAC (no salt or commitment)
 //
 //	place:         resource 16 | document 16 | key id 8 | root epoch 4
 //	box, chunk:    nonce 12 | ciphertext | tag 16

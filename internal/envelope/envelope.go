@@ -59,6 +59,7 @@ const (
 	kindKey      Kind = 6 // what ServiceKey.WrapKey makes
 	kindNextRoot Kind = 7 // what RootKey.WrapNext makes
 	kindRetained Kind = 8 // what RetentionKey.Seal makes
+	kindAnchor   Kind = 9 // what DocumentKey.SealAnchor makes
 )
 
 // KeyPlace says where a document key belongs.

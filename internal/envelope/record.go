@@ -114,6 +114,15 @@ func (r Record) uint64(offset int) uint64 {
 	return binary.BigEndian.Uint64(r.b[offset:])
 }
 
+// Link is the chain value that the record makes. Only opening the record proves that it
+// is one of its document.
+func (r Record) Link() Chain {
+	if len(r.b) < minRecordBytes {
+		return Chain{}
+	}
+	return r.link()
+}
+
 // link is the chain value that the record makes. The record's header has the link
 // before, so one hash of header and tag continues the chain. A record and a segment
 // header cannot be mistaken for each other here: the one starts with a length below

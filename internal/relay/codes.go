@@ -103,6 +103,8 @@ func keyRefusal(e *custody.UnusableError) refusal {
 // keyCode is what clients and operators see of e: contract, never changed.
 func keyCode(e *custody.UnusableError) string {
 	switch {
+	case e.Rollback: // nothing is wrong with the key
+		return "ROLLBACK_SUSPECTED"
 	case e.Revoked:
 		return "CMK_KEY_REVOKED:" + e.Reason
 	case e.Checking:

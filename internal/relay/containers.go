@@ -82,6 +82,28 @@ func (s *Server) DeleteContainer(ctx context.Context, tenantID, id string) (cust
 	return receipt, err
 }
 
+// AcceptRollback says that a document is to be served as it is, though its head anchor
+// says that more of it was there. store.ErrNotFound if there is no such document, or
+// nothing to accept.
+func (s *Server) AcceptRollback(ctx context.Context, tenantID, id string) error {
+	t, found, err := s.c.Tenants.Lookup(ctx, tenantID)
+	if err != nil {
+		return fmt.Errorf("look up tenant %s: %w", tenantID, err)
+	}
+	r, _, err := s.record(ctx, tenantID, id)
+	if !found || errors.Is(err, errUnknownDocument) {
+		return fmt.Errorf("document %q: %w", id, store.ErrNotFound)
+	}
+	if err != nil {
+		return err
+	}
+	handle, err := r.handle()
+	if err != nil {
+		return err
+	}
+	return s.c.Custody.AcceptRollback(ctx, t.Resource, handle)
+}
+
 func (s *Server) container(tenantID string, r documentRecord) Container {
 	c := Container{ID: r.ID, Created: r.CreatedAt, Accessed: r.LastAccess}
 	if s.inUse(documentKey{tenantID, r.ID}) {

@@ -68,6 +68,8 @@ type document struct {
 	maxClients int           // sessions that it takes
 	window     time.Duration // how long ops below a summary are kept; 0: for ever
 
+	witness witness
+
 	jobs sync.WaitGroup // what run started and waits for
 	tail tail           // written by run, read by anyone
 
@@ -432,6 +434,7 @@ func (d *document) handleSubmit(c submitCommand) {
 	for _, op := range c.ops {
 		sequenced, nack := d.seq.Submit(time.Now(), c.s.id, op)
 		if nack != nil {
+			d.claim(op.RSN)
 			d.m.nacked(nack.Code)
 			d.batch.nacks = append(d.batch.nacks, pendingNack{c.s, sequencerNackFrame(d.idJSON, op, nack)})
 		}
@@ -524,6 +527,7 @@ func (d *document) commitRecord(ctx context.Context, r record) error {
 	if err := d.st.Append(ctx, sealed); err != nil {
 		return fmt.Errorf("append ops %d..%d: %w", first, last, err)
 	}
+	d.writer.Appended()
 	d.m.appendSeconds.Observe(time.Since(started).Seconds())
 	d.m.ops.Add(float64(len(r.ops)))
 	// Durable, but not to be shown if the key was lost meanwhile, or may have been.
@@ -531,6 +535,7 @@ func (d *document) commitRecord(ctx context.Context, r record) error {
 		return keyLoss(err)
 	}
 	d.durable = last
+	d.witness.head.Store(int64(last))
 	for _, op := range r.ops {
 		d.state.Apply(op)
 	}

@@ -225,6 +225,11 @@ func (s *Server) load(ctx context.Context, t Tenant, id string) (*document, erro
 	if err != nil {
 		return nil, fmt.Errorf("open document key: %w", err)
 	}
+	known, err := keys.CheckAnchor(ctx, s.c.Store)
+	if err != nil {
+		keys.Close()
+		return nil, err
+	}
 	got, err := recoverDocument(ctx, s.c.Store, keys, replayBytes)
 	if err != nil {
 		keys.Close()
@@ -256,6 +261,8 @@ func (s *Server) load(ctx context.Context, t Tenant, id string) (*document, erro
 		lastAccess: r.LastAccess,
 	}
 	d.hist.SetTrimmed(got.retention.Trimmed)
+	d.witness.known = known || got.at == got.base // of a log without ops nobody can have seen more
+	d.witness.head.Store(int64(got.at))
 	d.tail.summaryAt.Store(r.CreatedAt.UnixMilli())
 	d.noteTail()
 	return d, nil

@@ -32,6 +32,8 @@ const (
 	loadStopped = "stopped" // the server stops
 	loadDamaged = "damaged" // what is stored does not open, or is not all there
 	loadFailed  = "failed"
+
+	loadRolledBack = "rollback" // its log was put back to an older state
 )
 
 // What is passed on to other nodes.
@@ -40,7 +42,7 @@ const (
 	forwardedSocket = "socket"
 )
 
-var loadResults = []string{loadDone, loadUnknown, loadKey, loadStopped, loadDamaged, loadFailed}
+var loadResults = []string{loadDone, loadUnknown, loadKey, loadStopped, loadDamaged, loadFailed, loadRolledBack}
 
 // restClasses are the classes of answers, by the first digit of their status; the
 // one at 0 is for requests whose clients left before there was an answer.
@@ -54,7 +56,8 @@ type metrics struct {
 	readers, writers prometheus.Gauge // sessions
 
 	ops, signals          prometheus.Counter
-	nacks                 map[int]prometheus.Counter // 0: other codes
+	nacks                 map[int]prometheus.Counter  // 0: other codes
+	witnesses             map[bool]prometheus.Counter // by whether an anchor contradicts
 	summaryAck, summaryNo prometheus.Counter
 	appendSeconds         prometheus.Observer
 	loadSeconds           map[string]prometheus.Observer
@@ -84,9 +87,14 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		Name: "tidelock_relay_rest_requests_total", Help: "REST requests, by route and class of status; none: the client left first.",
 	}, []string{"route", "status"})
 
+	witnesses := f.NewCounterVec(prometheus.CounterOpts{
+		Name: "tidelock_relay_witness_claims_total", Help: "Clients that claim to have seen an op above the head of their document, by whether a head anchor contradicts them.",
+	}, []string{"contradicted"})
+
 	m := &metrics{
-		readers: sessions.WithLabelValues(modeRead),
-		writers: sessions.WithLabelValues(modeWrite),
+		witnesses: map[bool]prometheus.Counter{false: witnesses.WithLabelValues("no"), true: witnesses.WithLabelValues("yes")},
+		readers:   sessions.WithLabelValues(modeRead),
+		writers:   sessions.WithLabelValues(modeWrite),
 		ops: f.NewCounter(prometheus.CounterOpts{
 			Name: "tidelock_relay_ops_sequenced_total", Help: "Ops made durable and sent to sessions, joins, leaves and verdicts on summaries included.",
 		}),

@@ -61,6 +61,8 @@ func loadResult(err error) string {
 		return loadDone
 	case errors.Is(err, errUnknownDocument):
 		return loadUnknown
+	case errors.As(err, &key) && key.Rollback:
+		return loadRolledBack
 	case errors.As(err, &key):
 		return loadKey
 	case errors.Is(err, context.Canceled), errors.Is(err, store.ErrClosed), isElsewhere(err):

@@ -232,6 +232,7 @@ func (s *Server) getDeltas(c *call) error {
 	defer release()
 	query := c.r.URL.Query()
 	from, to := deltaWindow(query.Get("from"), query.Get("to"))
+	d.claim(from)
 	ops, err := d.store().Ops(c.r.Context(), from, to, maxDeltas, maxDeltasBytes)
 	if err != nil {
 		return err

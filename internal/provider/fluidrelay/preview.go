@@ -23,7 +23,11 @@ const previewVersion = "2025-06-20-preview"
 // one for all: a probe speaks for every server under a key.
 func (p *Provider) previewRoutes(one string) []arm.Route {
 	versions := []string{previewVersion}
-	return []arm.Route{
+	var routes []arm.Route
+	if p.c.Containers != nil {
+		routes = append(routes, arm.Route{Method: "POST", Pattern: one + "/fluidRelayContainers/{container}/acceptRollback", Action: containerType + "/acceptRollback/action", Versions: versions, Handle: p.acceptRollback})
+	}
+	return append(routes, []arm.Route{
 		{Method: "GET", Pattern: one + "/encryptionStatus", Action: Type + "/encryptionStatus/read", Versions: versions, Handle: p.encryptionStatus},
 		{Method: "GET", Pattern: one + "/encryptionHistory", Action: Type + "/encryptionHistory/read", Versions: versions, Handle: p.encryptionHistory},
 		{Method: "POST", Pattern: one + "/checkEncryption", Action: Type + "/checkEncryption/action", Versions: versions, Handle: p.checkEncryptionOnly},
@@ -32,7 +36,7 @@ func (p *Provider) previewRoutes(one string) []arm.Route {
 		{Method: "GET", Pattern: arm.InSubscription + "/providers/" + namespace + "/keyUses", Action: namespace + "/keyUses/read", Versions: versions, Handle: p.keyUses},
 		{Method: "GET", Pattern: arm.InSubscription + "/providers/" + namespace + "/keyImpact", Action: namespace + "/keyImpact/read", Versions: versions, Handle: p.keyImpact},
 		{Method: "GET", Pattern: arm.InSubscription + "/providers/" + namespace + "/deletionReceipts", Action: namespace + "/deletionReceipts/read", Versions: versions, Handle: p.listReceipts},
-	}
+	}...)
 }
 
 func previewOperations(op func(resource, action, title, description string) operation) []operation {
@@ -45,6 +49,7 @@ func previewOperations(op func(resource, action, title, description string) oper
 		op(servers+"/encryptionDrill", "read", "Get the report of a drill", "Gets what the newest drill of a Fluid Relay server measured."),
 		op("keyImpact", "read", "Find what a key version keeps in service", "Lists the Fluid Relay servers that would stop, or move to another version, if a key version were disabled."),
 		op("keyUses", "read", "Read the log of key uses", "Lists each use of a customer-managed key, with the hash chain that shows that none is missing."),
+		op(servers+"/fluidRelayContainers", "acceptRollback/action", "Accept a container that was put back", "Has a container served as it is, though more of it is known to have been there."),
 		op("deletionReceipts", "read", "Read the receipts of deletions", "Lists what was destroyed when containers and servers were deleted, and until when old copies of the data can be opened."),
 	}
 }

@@ -29,6 +29,22 @@ func deleted(r *arm.Request, receipt custody.Receipt) *arm.Response {
 	return &arm.Response{Body: wireReceipt{receipt, receipt.Final()}}
 }
 
+// acceptRollback has a container served whose log was put back to an older state.
+func (p *Provider) acceptRollback(ctx context.Context, r *arm.Request) (*arm.Response, error) {
+	s, err := p.owner(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	err = p.c.Containers.AcceptRollback(ctx, s.TenantID, r.Param("container"))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, &arm.Error{Status: 404, Code: "NothingToAccept", Message: "There is no such container, or nothing is known of it that would keep it from being served."}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &arm.Response{}, nil
+}
+
 func (p *Provider) listReceipts(ctx context.Context, r *arm.Request) (*arm.Response, error) {
 	token, err := r.SkipToken()
 	if err != nil {

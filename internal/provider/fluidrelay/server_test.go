@@ -62,6 +62,13 @@ func (c *containers) Container(_ context.Context, _, id string) (fluidrelay.Cont
 	return fluidrelay.Container{}, store.ErrNotFound
 }
 
+func (c *containers) AcceptRollback(_ context.Context, _, id string) error {
+	if id != "doc-A" {
+		return store.ErrNotFound
+	}
+	return nil
+}
+
 func (c *containers) DeleteContainer(_ context.Context, _, id string) (custody.Receipt, error) {
 	if id != "doc-A" {
 		return custody.Receipt{}, store.ErrNotFound

@@ -87,6 +87,9 @@ type Containers interface {
 	// DeleteContainer returns store.ErrNotFound for an unknown one. After another error
 	// it may be called again, and does the rest.
 	DeleteContainer(ctx context.Context, tenantID, id string) (custody.Receipt, error)
+	// AcceptRollback has a document served though its log was put back to an older
+	// state; store.ErrNotFound if there is no such document, or no reason.
+	AcceptRollback(ctx context.Context, tenantID, id string) error
 }
 
 // Container is a document as the management plane shows it.
