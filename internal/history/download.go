@@ -69,7 +69,7 @@ func missing(err error) error {
 
 // Write writes the answer of GET /git/summaries: the flat list of entries, parents
 // before children, and every blob in it, attachments included, as base64. It
-// holds one blob in memory at a time. After an error the JSON is incomplete.
+// holds one blob in memory at a time, the same for all who write it. After an error the JSON is incomplete.
 func (s *Summary) Write(ctx context.Context, w io.Writer) error {
 	out := &chunks{w: w}
 	out.b = fmt.Appendf(out.b, `{"id":"%s","trees":[{"id":"%s","entries":[`, s.Commit, s.root)
@@ -78,25 +78,33 @@ func (s *Summary) Write(ctx context.Context, w io.Writer) error {
 	}
 	out.b = append(out.b, `]}],"blobs":[`...)
 	for i, e := range s.blobs {
-		content, err := s.d.load(ctx, blobObject, e.ID)
-		if err != nil {
-			return missing(err)
-		}
 		if i > 0 {
 			out.b = append(out.b, ',')
 		}
-		out.b = fmt.Appendf(out.b, `{"id":"%s","size":%d,"encoding":"base64","content":"`, e.ID, len(content))
-		// Pieces are a multiple of 3 bytes, so only the last one is padded.
-		for piece := range slices.Chunk(content, 48<<10) {
-			out.b = base64.StdEncoding.AppendEncode(out.b, piece)
-			if err := out.flush(chunkBytes); err != nil {
-				return err
-			}
+		if err := s.writeBlob(ctx, out, e.ID); err != nil {
+			return err
 		}
-		out.b = append(out.b, `"}`...)
 	}
 	out.b = append(out.b, `]}`...)
 	return out.flush(0)
+}
+
+func (s *Summary) writeBlob(ctx context.Context, out *chunks, id string) error {
+	content, release, err := s.d.shareBlob(ctx, id)
+	if err != nil {
+		return missing(err)
+	}
+	defer release()
+	out.b = fmt.Appendf(out.b, `{"id":"%s","size":%d,"encoding":"base64","content":"`, id, len(content))
+	// Pieces are a multiple of 3 bytes, so only the last one is padded.
+	for piece := range slices.Chunk(content, 48<<10) {
+		out.b = base64.StdEncoding.AppendEncode(out.b, piece)
+		if err := out.flush(chunkBytes); err != nil {
+			return err
+		}
+	}
+	out.b = append(out.b, `"}`...)
+	return nil
 }
 
 // writeEntries writes what is below the tree id, at most MaxEntries entries: every

@@ -57,6 +57,7 @@ type Document struct {
 
 	mu     sync.Mutex
 	stored chan struct{} // closed by the next write; nil while nobody waits for it
+	shared map[string]*sharedBlob
 }
 
 // Limits are the sizes that a document is held to when something is stored; what
