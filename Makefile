@@ -16,7 +16,7 @@ run: ## run the quickstart server
 	$(GO) run ./cmd/tidelock quickstart
 
 .PHONY: test
-test: vet race postgres blobs pkcs11 clients crash azcli ## everything: vet, Go tests under the race detector, PostgreSQL, object stores, PKCS#11, real clients, crash histories, azure-cli
+test: vet race postgres blobs pkcs11 clients crash azcli terraform ## everything: vet, Go tests under the race detector, PostgreSQL, object stores, PKCS#11, real clients, crash histories, azure-cli, Terraform's clients
 
 .PHONY: vet
 vet: ## go vet and gofmt
@@ -50,6 +50,10 @@ clients: build ## the real Fluid clients against the built server (needs Node 20
 azcli: build ## Debian's azure-cli and Azure's Python SDK against the built server
 	@command -v az >/dev/null || { echo "make azcli: az is missing; install it (Debian: apt-get install azure-cli)"; exit 1; }
 	TIDELOCK_BIN=$(CURDIR)/bin/tidelock $(GO) test -tags azcli -count 1 -v -timeout 15m ./e2e/azcli
+
+.PHONY: terraform
+terraform: build ## the clients of Terraform's azurerm provider against the built server (downloads 150 MB once)
+	cd e2e/terraform && TIDELOCK_BIN=$(CURDIR)/bin/tidelock $(GO) test -count 1 .
 
 .PHONY: crash
 crash: build ## kill -9 under load, again and again
