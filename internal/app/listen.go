@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tidelock/tidelock/internal/entra"
+	"github.com/tidelock/tidelock/internal/provider/fluidrelay"
 )
 
 // bind opens a listener and says what to do when it cannot.
@@ -52,7 +53,7 @@ func httpServer(h http.Handler, t *tls.Config, log *slog.Logger) *http.Server {
 // that says it, else by path. The public cloud's names are ours too for clients that
 // are led here under them (see 'tidelock proxy').
 type managementFaces struct {
-	vault, authority, metadata, publicMetadata, manager, graph http.Handler
+	vault, authority, metadata, publicMetadata, manager, graph, events http.Handler
 }
 
 func (m managementFaces) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -74,6 +75,8 @@ func (m managementFaces) face(r *http.Request) http.Handler {
 		return m.graph
 	case host == publicManagement && segments[0] == "metadata":
 		return m.publicMetadata
+	case "/"+segments[0]+"/" == strings.ToLower(fluidrelay.EventsPath):
+		return m.events
 	case host == publicManagement:
 		return m.manager
 	case segments[0] == "metadata":

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
@@ -53,7 +54,7 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts, azure *a
 		Foreign: foreign, Nodes: others, TenantAge: tenantAge,
 		Store: a.store, Service: a.service, Custody: a.custody, Hosts: hosts, Vaults: a.vault, Identities: identities,
 		Principals: a.entra, Subscriptions: groups, Relay: a.relay, Containers: containers{a.relay}, Allowed: a.allowed, RelayURL: a.RelayURL(), Log: a.c.Log,
-		AutoKeyVersionQuota: a.c.AutoKeyVersionQuota,
+		AutoKeyVersionQuota: a.c.AutoKeyVersionQuota, EventSecret: a.eventSecret(),
 	})
 	found.Provider, a.relays, a.vaults = relays, relays, vaults
 	groups.Contain(relays, vaults, identities)
@@ -89,7 +90,7 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts, azure *a
 		},
 	})
 	return managementFaces{
-		vault: a.vault.Handler(), authority: a.entra.Handler(), manager: router, graph: directory,
+		vault: a.vault.Handler(), authority: a.entra.Handler(), manager: router, events: relays.Events(), graph: directory,
 		metadata: resources.MetadataHandler(resources.Cloud{
 			Name: "Tidelock", ManagementURL: a.ManagementURL(), LoginURL: a.ManagementURL(), GraphURL: a.ManagementURL() + entra.GraphPath, ADFS: true,
 			VaultSuffix: a.vaultSuffix(), HSMSuffix: a.hsmSuffix(),
@@ -99,6 +100,13 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts, azure *a
 			VaultSuffix: publicVaults, HSMSuffix: publicHSMs,
 		}),
 	}, nil
+}
+
+// eventSecret is the installation's own, and the same on all its nodes: a keyed hash,
+// which nobody guesses who has not the service key.
+func (a *App) eventSecret() string {
+	name := a.service.Name("event-webhook", "secret")
+	return hex.EncodeToString(name[:])
 }
 
 // tenants is the relay's view of the relay resources.

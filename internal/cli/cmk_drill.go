@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,6 +50,28 @@ func (o *Options) cmkImpactCommand() *cobra.Command {
 	c.Flags().StringVar(&version, "version", "", "the key version: 32 hexadecimal digits, or a key identifier that ends in them")
 	_ = c.MarkFlagRequired("version")
 	return c
+}
+
+func (o *Options) cmkWebhookCommand() *cobra.Command {
+	return o.withOutput(&cobra.Command{Use: "webhook", Short: "Show the secret URL to which Event Grid is to send the events of key vaults", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		p, err := o.printer()
+		if err != nil {
+			return err
+		}
+		client, err := o.connect()
+		if err != nil {
+			return err
+		}
+		var answer struct {
+			URL    string   `json:"endpointUrl"`
+			Events []string `json:"includedEventTypes"`
+		}
+		path := "/subscriptions/" + client.profile.SubscriptionID + "/providers/Microsoft.FluidRelay/listKeyEventWebhook"
+		if err := client.Do(c.Context(), http.MethodPost, path, versionPreview, nil, &answer); err != nil {
+			return err
+		}
+		return p.print(answer, [][]string{{"URL", answer.URL}, {"EVENTS", strings.Join(answer.Events, " ")}})
+	}})
 }
 
 // drillReport is the answer of encryptionDrill.

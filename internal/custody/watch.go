@@ -72,7 +72,8 @@ type watch struct {
 	failed    time.Time // the last look that gave no proof
 
 	next        time.Time // when the key store is asked next
-	askNow      bool      // another process says that it refuses
+	askNow      bool      // the key store is to be asked at once
+	sooner      time.Time // when LookSooner last asked for that
 	versionSeen time.Time // when the newest version was last looked for
 	rotating    bool      // it is being looked for now
 	rescuing    bool      // root keys in memory are being moved to it, for this version was disabled
@@ -143,7 +144,7 @@ func (w *watch) schedule(last time.Time) time.Time {
 	defer w.k.mu.Unlock()
 	w.next = last.Add(w.interval())
 	if w.askNow {
-		w.askNow, w.next = false, time.Now()
+		w.next = time.Now()
 	}
 	return w.next
 }
@@ -163,6 +164,7 @@ func (w *watch) interval() time.Duration {
 // probe asks about one live wrap record; the answer speaks for all members.
 func (w *watch) probe(ctx context.Context) {
 	w.k.mu.Lock()
+	w.askNow = false
 	r := w.pick()
 	if r == nil {
 		w.k.mu.Unlock()
@@ -194,6 +196,25 @@ func (w *watch) probe(ctx context.Context) {
 		// Beside the probes: rewrapping many root keys must not hold them up.
 		w.rotating = true
 		w.k.wg.Go(func() { w.rotate(ctx) })
+	}
+}
+
+// LookSooner has keys asked about at once, their newest versions too: something may have
+// changed. host is a vault's, with its port if it has one; an empty name means all its
+// keys. Those that were asked about so a moment ago are not again.
+func (k *Keeper) LookSooner(host, name string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, w := range k.watches {
+		for r := range w.members {
+			kid := r.rec.kid
+			if kid.IsZero() || kid.Host() != host || name != "" && !strings.EqualFold(kid.Name(), name) || time.Since(w.sooner) < ConfirmAfter {
+				break // they all have the same key
+			}
+			w.sooner, w.versionSeen, w.askNow = time.Now(), time.Time{}, true
+			w.wake()
+			break
+		}
 	}
 }
 

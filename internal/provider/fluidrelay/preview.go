@@ -34,6 +34,7 @@ func (p *Provider) previewRoutes(one string) []arm.Route {
 		{Method: "POST", Pattern: one + "/drillEncryption", Action: Type + "/drillEncryption/action", Versions: versions, Handle: p.startDrill},
 		{Method: "GET", Pattern: one + "/encryptionDrill", Action: Type + "/encryptionDrill/read", Versions: versions, Handle: p.showDrill},
 		{Method: "GET", Pattern: arm.InSubscription + "/providers/" + namespace + "/keyUses", Action: namespace + "/keyUses/read", Versions: versions, Handle: p.keyUses},
+		{Method: "POST", Pattern: arm.InSubscription + "/providers/" + namespace + "/listKeyEventWebhook", Action: namespace + "/listKeyEventWebhook/action", Versions: versions, Handle: p.listKeyEventWebhook},
 		{Method: "GET", Pattern: arm.InSubscription + "/providers/" + namespace + "/keyImpact", Action: namespace + "/keyImpact/read", Versions: versions, Handle: p.keyImpact},
 		{Method: "GET", Pattern: arm.InSubscription + "/providers/" + namespace + "/deletionReceipts", Action: namespace + "/deletionReceipts/read", Versions: versions, Handle: p.listReceipts},
 	}...)
@@ -47,6 +48,7 @@ func previewOperations(op func(resource, action, title, description string) oper
 		op(servers, "checkEncryption/action", "Check an encryption configuration", "Checks everything that creating or updating a Fluid Relay server checks, and changes nothing."),
 		op(servers, "drillEncryption/action", "Rehearse the loss of a server's key", "Plays a refusal of the key store's for one Fluid Relay server, which stops and comes back, and measures it."),
 		op(servers+"/encryptionDrill", "read", "Get the report of a drill", "Gets what the newest drill of a Fluid Relay server measured."),
+		{Name: namespace + "/listKeyEventWebhook/action", Display: display{namespace, "listKeyEventWebhook", "Get the webhook for key events", "Gets the secret URL that Event Grid is to send the events of key vaults to."}},
 		op("keyImpact", "read", "Find what a key version keeps in service", "Lists the Fluid Relay servers that would stop, or move to another version, if a key version were disabled."),
 		op("keyUses", "read", "Read the log of key uses", "Lists each use of a customer-managed key, with the hash chain that shows that none is missing."),
 		op(servers+"/fluidRelayContainers", "acceptRollback/action", "Accept a container that was put back", "Has a container served as it is, though more of it is known to have been there."),

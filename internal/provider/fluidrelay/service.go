@@ -32,6 +32,7 @@ type Custody interface {
 	Status(r envelope.ResourceID) custody.Status
 	History(ctx context.Context, r envelope.ResourceID) ([]custody.Wrap, error)
 	KeyID(ctx context.Context, r envelope.ResourceID) (string, error)
+	LookSooner(host, name string)
 	StartDrill(ctx context.Context, r envelope.ResourceID, hold time.Duration) (custody.Drill, error)
 	Drill(r envelope.ResourceID) (custody.Drill, error)
 	KeyUses(ctx context.Context, after uint64, limit int) (custody.KeyUses, error)
@@ -123,6 +124,9 @@ type Config struct {
 	// AutoKeyVersionQuota is how many servers may follow their keys' newest versions; 0:
 	// DefaultAutoKeyVersionQuota.
 	AutoKeyVersionQuota int
+	// EventSecret ends the URL that the events of key vaults come to; empty: they are not
+	// taken.
+	EventSecret string
 	// Nodes is nil where one process has the data for itself: then there are no routes.
 	Nodes Nodes
 	// TenantAge is how long a tenant's keys are taken from memory: other nodes may change
