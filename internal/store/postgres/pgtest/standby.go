@@ -3,6 +3,7 @@ package pgtest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,9 +16,9 @@ import (
 func (s *Server) StartStandby(t testing.TB) *Server {
 	t.Helper()
 	const name = "standby"
-	standby, err := newServer(t, append([]string{
-		fmt.Sprintf("primary_conninfo=host=127.0.0.1 port=%d user=postgres application_name=%s", s.Port, name),
-	}, s.settings...)...)
+	// The last of two settings counts: s may have been a standby itself.
+	standby, err := newServer(t, append(slices.Clone(s.settings),
+		fmt.Sprintf("primary_conninfo=host=127.0.0.1 port=%d user=postgres application_name=%s", s.Port, name))...)
 	if err != nil {
 		t.Fatal(err)
 	}
