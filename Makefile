@@ -16,7 +16,7 @@ run: ## run the quickstart server
 	$(GO) run ./cmd/tidelock quickstart
 
 .PHONY: test
-test: vet race postgres blobs pkcs11 clients crash azcli terraform ## everything: vet, Go tests under the race detector, PostgreSQL, object stores, PKCS#11, real clients, crash histories, azure-cli, Terraform's clients
+test: vet race postgres blobs pkcs11 clients crash cluster azcli terraform ## everything: vet, Go tests under the race detector, PostgreSQL, object stores, PKCS#11, real clients, crash and cluster histories, azure-cli, Terraform's clients
 
 .PHONY: vet
 vet: ## go vet and gofmt
@@ -57,7 +57,7 @@ terraform: build ## the clients of Terraform's azurerm provider against the buil
 
 .PHONY: crash
 crash: build ## kill -9 under load, again and again
-	TIDELOCK_BIN=$(CURDIR)/bin/tidelock $(GO) test -race -tags e2e -count 1 -v -timeout 20m ./e2e/...
+	TIDELOCK_BIN=$(CURDIR)/bin/tidelock $(GO) test -race -tags e2e -count 1 -v -timeout 20m ./e2e
 
 .PHONY: postgres
 postgres: build ## the PostgreSQL engine against real servers (needs PostgreSQL's server programs, 15 or later)
@@ -75,6 +75,15 @@ pkcs11: ## keys in a PKCS#11 token: SoftHSM (Debian: softhsm2; without it these 
 blobs: ## the object stores against Azurite (needs Node 20 and npm)
 	cd e2e/azurite && npm ci --no-audit --no-fund --ignore-scripts
 	TIDELOCK_AZURITE=$(CURDIR)/e2e/azurite/node_modules/.bin/azurite-blob $(GO) test -race -count 1 ./internal/store/blobs/...
+
+HISTORIES ?= 2
+.PHONY: cluster
+cluster: build ## three nodes on a PostgreSQL with a standby, under faults, HISTORIES times (needs PostgreSQL's server programs, Node 20 and npm)
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
+		echo "make cluster: PostgreSQL's server programs are missing; install them (Debian: apt-get install postgresql)"; exit 1; }
+	cd e2e && npm ci --no-audit --no-fund
+	TIDELOCK_POSTGRES=1 TIDELOCK_BIN=$(CURDIR)/bin/tidelock TIDELOCK_HISTORIES=$(HISTORIES) \
+		$(GO) test -tags e2e -count 1 -v -timeout 24h ./e2e/cluster
 
 .PHONY: fuzz
 fuzz: ## every fuzz function for FUZZTIME each
