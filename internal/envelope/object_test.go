@@ -109,7 +109,7 @@ func TestChunkIndexAndLastFlagAreChecked(t *testing.T) {
 
 func TestSealObjectRefuses(t *testing.T) {
 	dk := NewDocumentKey()
-	for _, kind := range []Kind{0, KindOps, KindRow, KindDocumentKey, kindKey, 7, 255} {
+	for _, kind := range []Kind{0, KindOps, KindRow, KindDocumentKey, kindKey, kindNextRoot, kindRetained, kindAnchor, 10, 255} {
 		if _, err := dk.SealObject(testPlace, kind, Name{}, nil); err == nil {
 			t.Errorf("kind %d is sealed as an object", kind)
 		}

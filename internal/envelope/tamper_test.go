@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 )
 
 // A specimen is something stored, and how a reader of it parses and opens it.
@@ -23,6 +25,8 @@ var testPlace = KeyPlace{
 	Epoch:    7,
 }
 
+var testRoot = RootPlace{Resource: testPlace.Resource, Epoch: 7, Generation: 9}
+
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
@@ -32,7 +36,7 @@ func must[T any](v T, err error) T {
 
 // sealAll makes one specimen of every construction.
 func sealAll() []specimen {
-	dk, rk, sk := NewDocumentKey(), NewRootKey(), NewServiceKey()
+	dk, rk, sk, day := NewDocumentKey(), NewRootKey(), NewServiceKey(), NewRetentionKey()
 	name, partition := Name{1}, Name{2}
 	seg := must(NewSegment(dk, SegmentPlace{KeyPlace: testPlace, Term: 3, FirstSeq: 11, Prev: Chain{9}, PrevRecords: 4}))
 	first := must(seg.Seal(11, 14, []byte("four ops")))
@@ -85,6 +89,17 @@ func sealAll() []specimen {
 		}},
 		{"Key", must(sk.WrapKey("label", []byte("a root key"))), func(b []byte) ([]byte, error) {
 			return sk.UnwrapKey("label", b)
+		}},
+		{"NextRootKey", must(rk.WrapNext(NewRootKey(), testPlace.Resource, 8)), func(b []byte) ([]byte, error) {
+			_, err := rk.UnwrapNext(b, testPlace.Resource, 8)
+			return []byte("opened"), err
+		}},
+		{"RetainedRootKey", must(day.Seal(testRoot, []byte("a wrapped root key"))), func(b []byte) ([]byte, error) {
+			return day.Open(testRoot, b)
+		}},
+		{"Anchor", must(dk.SealAnchor(testPlace, Anchor{Term: 3, Seq: 15, Chain: seg.Chain(), Counter: 1})), func(b []byte) ([]byte, error) {
+			_, err := dk.OpenAnchor(testPlace, b)
+			return []byte("opened"), err
 		}},
 	}
 }
@@ -147,6 +162,71 @@ func TestRecordWithFittedLengthDoesNotOpen(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Random edits, one to three at a time: bits, whole fields, ends, and pieces of other
+// values at the same place.
+func TestScenario38RandomlyChangedValuesDoNotOpen(t *testing.T) {
+	const tamperings = 100_000
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a seed that is printed, not a secret
+	specimens := append(sealAll(), sealAll()...)
+	numbers := []uint64{0, 1, 2, 1 << 20, 1<<32 - 1, 1 << 63, 1<<64 - 1}
+	for n := 0; n < tamperings; {
+		s := specimens[random.IntN(len(specimens))]
+		b := bytes.Clone(s.stored)
+		for range 1 + random.IntN(3) {
+			if len(b) < 8 {
+				break
+			}
+			at := random.IntN(len(b))
+			switch random.IntN(7) {
+			case 0:
+				b[at] ^= 1 << random.IntN(8)
+			case 1:
+				b[at] = byte(random.Uint32())
+			case 2:
+				binary.BigEndian.PutUint64(b[random.IntN(len(b)-7):], numbers[random.IntN(len(numbers))])
+			case 3:
+				b = b[:at]
+			case 4:
+				b = append(b, make([]byte, 1+random.IntN(64))...)
+			case 5:
+				other := specimens[random.IntN(len(specimens))].stored
+				end := min(at+1+random.IntN(64), len(b), len(other))
+				if at < end {
+					copy(b[at:end], other[at:end])
+				}
+			case 6:
+				b = slices.Delete(b, at, min(at+1+random.IntN(32), len(b)))
+			}
+		}
+		if bytes.Equal(b, s.stored) || (s.name == "FirstRecord" || s.name == "LaterRecord") && isOneOf(b, specimens, s) {
+			continue
+		}
+		n++
+		got, err := s.open(b)
+		wantRefused(t, fmt.Sprintf("%s as %x", s.name, b), got, err)
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+// isOneOf says whether b is another record of the same segment, untouched.
+func isOneOf(b []byte, specimens []specimen, s specimen) bool {
+	for i, other := range specimens {
+		if bytes.Equal(b, other.stored) {
+			half := len(specimens) / 2
+			for j, own := range specimens {
+				if bytes.Equal(own.stored, s.stored) {
+					return i/half == j/half
+				}
+			}
+		}
+	}
+	return false
 }
 
 // Every construction is offered where every other is expected.
@@ -375,6 +455,61 @@ func TestAssociatedDataOfChunksBindsEveryField(t *testing.T) {
 	} {
 		if bytes.Equal(got, want) {
 			t.Errorf("the %s is not bound", what)
+		}
+	}
+}
+
+func TestRootKeysOnTheirWayAreBoundToTheirPlace(t *testing.T) {
+	rk, day, dk := NewRootKey(), NewRetentionKey(), NewDocumentKey()
+	r := testPlace.Resource
+	next := must(rk.WrapNext(NewRootKey(), r, 8))
+	retained := must(day.Seal(testRoot, []byte("wrapped")))
+	anchor := must(dk.SealAnchor(testPlace, Anchor{Seq: 1}))
+	otherDay, err := day.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	resource, epoch, generation := testRoot, testRoot, testRoot
+	resource.Resource[0]++
+	epoch.Epoch++
+	generation.Generation++
+	place := testPlace
+	place.KeyID[0]++
+	unwrap := func(k RootKey, r ResourceID, epoch uint32) error {
+		_, err := k.UnwrapNext(next, r, epoch)
+		return err
+	}
+	open := func(k RetentionKey, at RootPlace) error {
+		_, err := k.Open(at, retained)
+		return err
+	}
+	openAnchor := func(k DocumentKey, at KeyPlace) error {
+		_, err := k.OpenAnchor(at, anchor)
+		return err
+	}
+	for name, err := range map[string]error{
+		"next/Resource":       unwrap(rk, resource.Resource, 8),
+		"next/Epoch":          unwrap(rk, r, 9),
+		"next/WrongKey":       unwrap(NewRootKey(), r, 8),
+		"next/Wiped":          unwrap(RootKey{}, r, 8),
+		"retained/Resource":   open(day, resource),
+		"retained/Epoch":      open(day, epoch),
+		"retained/Generation": open(day, generation),
+		"retained/DayAfter":   open(otherDay, testRoot),
+		"retained/Wiped":      open(RetentionKey{}, testRoot),
+		"anchor/KeyID":        openAnchor(dk, place),
+		"anchor/WrongKey":     openAnchor(NewDocumentKey(), testPlace),
+		"anchor/Wiped":        openAnchor(DocumentKey{}, testPlace),
+	} {
+		if err != ErrOpen { //nolint:errorlint // bare: a cause would tell an attacker something
+			t.Errorf("%s: %v, want ErrOpen itself", name, err)
+		}
+	}
+	for name, err := range map[string]error{
+		"next": unwrap(rk, r, 8), "retained": open(day, testRoot), "anchor": openAnchor(dk, testPlace),
+	} {
+		if err != nil {
+			t.Errorf("%s as sealed: %v", name, err)
 		}
 	}
 }
