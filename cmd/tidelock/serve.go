@@ -109,6 +109,7 @@ func (f *serveFlags) register(c *cobra.Command) {
 	c.Flags().IntVar(&f.config.KeyRetentionDays, "key-retention-days", app.DefaultKeyRetentionDays, "for how many days after a deletion copies of the data from before can be opened")
 	f.registerStore(c)
 	c.Flags().StringArrayVar(&f.config.PrivateIssuers, "private-issuer", nil, "https URL of an OpenID provider in this network whose tokens may be trusted (may be repeated)")
+	c.Flags().StringArrayVar(&f.config.EventHosts, "event-webhook-host", nil, "host or host:port that events of key vaults may be sent to by https (may be repeated)")
 	c.Flags().StringVar(&f.config.PKCS11.Module, "pkcs11-module", "", "PKCS#11 library of the token that keeps the keys of managed HSMs and of premium vaults' hardware types (default: none)")
 	c.Flags().StringVar(&f.config.PKCS11.Label, "pkcs11-token", "", "label of the token")
 	c.Flags().StringVar(&f.config.PKCS11.PINFile, "pkcs11-pin-file", "", "file with the token's user PIN")

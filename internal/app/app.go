@@ -19,6 +19,7 @@ import (
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/keystore"
+	"github.com/tidelock/tidelock/internal/provider/eventgrid"
 	"github.com/tidelock/tidelock/internal/provider/fluidrelay"
 	"github.com/tidelock/tidelock/internal/provider/keyvault"
 	"github.com/tidelock/tidelock/internal/relay"
@@ -55,6 +56,7 @@ type App struct {
 	relay      *relay.Server
 	relays     *fluidrelay.Provider
 	vaults     *keyvault.Provider
+	events     *eventgrid.Provider
 
 	node   *cluster.Node // nil: this process has its data for itself
 	orders chan order    // for this node, of its operator
@@ -160,9 +162,12 @@ func (a *App) wire(ctx context.Context) (err error) {
 	if err := a.trust(); err != nil {
 		return err
 	}
+	if a.events, err = eventgrid.New(eventgrid.Config{Store: a.store, Service: a.service, Hosts: a.c.EventHosts, Metrics: a.metrics, Log: a.c.Log}); err != nil {
+		return err
+	}
 	a.vault = vault.New(vault.Config{
 		Store: a.store, Service: a.service, Entra: a.entra, Suffix: a.vaultSuffix(), HSMSuffix: a.hsmSuffix(), Login: a.ManagementURL(),
-		Roles: a.entra.AllowedData, Token: a.token, Throttle: true, Log: a.c.Log,
+		Roles: a.entra.AllowedData, Token: a.token, Events: a.events, Throttle: true, Log: a.c.Log,
 	})
 	a.wireNode()
 	hosts := keystore.Hosts{Suffixes: []string{"vault." + Domain, "managedhsm." + Domain, publicVaults, publicHSMs}}
@@ -219,7 +224,7 @@ func (a *App) Serve(ctx context.Context) error {
 		g.Go(func() error { return served(a.metricsHTTP.Serve(a.metricsListener)) })
 	}
 	g.Go(a.serveIdentities)
-	for _, run := range []func(context.Context){a.relays.AdmitAll, a.vault.Run, a.vaults.Run, a.obey} {
+	for _, run := range []func(context.Context){a.relays.AdmitAll, a.vault.Run, a.vaults.Run, a.events.Run, a.obey} {
 		g.Go(func() error {
 			run(serving)
 			return nil

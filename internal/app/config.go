@@ -41,6 +41,9 @@ type Config struct {
 	// of the embedded directory: a JSON array of entra.TrustedIssuer.
 	TrustedIssuers string
 	Identity       IdentityEndpoint
+	// EventHosts are hosts, or host:port, that the events of vaults may be sent to; none:
+	// there are no event subscriptions.
+	EventHosts []string
 	// PKCS11 is the token of managed HSMs; the zero value: there are none.
 	PKCS11 PKCS11
 	// Anchors is the file of head anchors, which find out data that was put back to an

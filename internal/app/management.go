@@ -29,7 +29,7 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts, azure *a
 	identities := managedidentity.New(managedidentity.Config{
 		Store: a.store, Service: a.service, Directory: a.entra, Subscriptions: groups, Log: a.c.Log,
 	})
-	vaults := keyvault.New(keyvault.Config{Store: a.store, Service: a.service, Vaults: a.vault, Subscriptions: groups, Log: a.c.Log})
+	vaults := keyvault.New(keyvault.Config{Store: a.store, Service: a.service, Vaults: a.vault, Forget: a.events.Forget, Subscriptions: groups, Log: a.c.Log})
 	found := &tenants{}
 	local, err := a.local(ctx)
 	if err != nil {
@@ -78,6 +78,7 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts, azure *a
 	log.Register(router)
 	relays.Register(router)
 	vaults.Register(router)
+	a.events.Serve(a.vault, router)
 	identities.Register(router)
 	groups.Register(router)
 	authorization.New(authorization.Config{Assignments: a.entra, Subscriptions: groups, Exists: groups.HasResource}).Register(router)

@@ -135,7 +135,7 @@ var errNotPublic = errors.New("the address is not public; name the issuer with -
 // publicOnly is a dialer's control function: it sees the address after resolution.
 func publicOnly(_, address string, _ syscall.RawConn) error {
 	at, err := netip.ParseAddrPort(address)
-	if err != nil || !publicAddress(at.Addr()) {
+	if err != nil || !PublicAddress(at.Addr()) {
 		return errNotPublic
 	}
 	return nil
@@ -154,7 +154,9 @@ func prefixes(all ...string) (parsed []netip.Prefix) {
 	return parsed
 }
 
-func publicAddress(a netip.Addr) bool {
+// PublicAddress says whether an address is one of the Internet: what a server may be
+// made to connect to by somebody else's URL.
+func PublicAddress(a netip.Addr) bool {
 	a = a.Unmap()
 	if a.Zone() != "" || !a.IsGlobalUnicast() || a.IsPrivate() {
 		return false

@@ -239,6 +239,11 @@ func (p *Provider) remove(ctx context.Context, id arm.ResourceID) (existed bool,
 	if err != nil {
 		return true, err
 	}
+	if p.c.Forget != nil {
+		if err := p.c.Forget(ctx, id); err != nil {
+			return true, err
+		}
+	}
 	return true, p.c.Vaults.Delete(ctx, vault.Vault{Name: gone.Name}, p.vaults.Delete(subscription, id.Key(), store.AtRevision(row.Revision)), note)
 }
 

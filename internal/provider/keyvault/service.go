@@ -44,7 +44,10 @@ type Config struct {
 	Service       envelope.ServiceKey // seals the rows
 	Vaults        Vaults
 	Subscriptions tracked.Directories
-	Log           *slog.Logger
+	// Forget is told of a vault that was deleted, so that nobody hears of it any more; nil:
+	// nobody does.
+	Forget func(ctx context.Context, vault arm.ResourceID) error
+	Log    *slog.Logger
 }
 
 // Provider keeps vaults as resources. It is safe for concurrent use.
