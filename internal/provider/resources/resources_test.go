@@ -49,8 +49,8 @@ func TestProvidersAndLocations(t *testing.T) {
 	}
 	p.Refused(404, "InvalidResourceNamespace", p.Do("GET", sub+"/providers/Microsoft.Compute"+version, ""))
 	listed := p.Want(200, p.Do("GET", sub+"/providers"+version, "")).Get("value").([]any)
-	if len(listed) != 6 {
-		t.Errorf("got %d providers, want 6", len(listed))
+	if len(listed) != 7 {
+		t.Errorf("got %d providers, want 7", len(listed))
 	}
 	for _, l := range p.Want(200, p.Do("GET", sub+"/locations"+version, "")).Get("value").([]any) {
 		if m := l.(map[string]any); m["name"] == "westus2" && m["displayName"] == "West US 2" {
