@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -113,7 +114,12 @@ func (c *Client) nodesPath() string {
 
 func listNodes(ctx context.Context, client *Client) ([]node, json.RawMessage, error) {
 	var raw json.RawMessage
-	if err := client.Do(ctx, http.MethodGet, client.nodesPath(), versionPreview, nil, &raw); err != nil {
+	err := client.Do(ctx, http.MethodGet, client.nodesPath(), versionPreview, nil, &raw)
+	var refused *APIError
+	if errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+		return nil, nil, Hint(err, "nodes are there when a server keeps its data in a database: 'tidelock serve --store postgres://…'")
+	}
+	if err != nil {
 		return nil, nil, err
 	}
 	var answer struct {
