@@ -396,3 +396,55 @@ func TestDeletionAndRevocationReachTheNode(t *testing.T) {
 		}
 	})
 }
+
+func TestSocketsWithoutHintsAreToldToTryAgain(t *testing.T) {
+	clustered(t, 2, func(t *testing.T, c *testNodes) {
+		id := c.nodes[0].create()
+		writer := c.nodes[0].joinAt(id)
+		_, others := c.owner(id)
+		blind := others[0].dial()
+		blind.emit("connect_document", connectBody(id, others[0].token(id), "write"))
+		if e := blind.next(); e.name != "connect_document_error" || !strings.Contains(string(e.args[0]), `"retryAfterMs":1000`) {
+			t.Errorf("connect without hints at the wrong node: %s %s", e.name, e.args)
+		}
+		blind.close()
+		writer.close()
+	})
+}
+
+// A node that is gone and not yet taken for dead: what it does not serve is served by
+// whoever is asked; what it does serve must wait.
+func TestANodeThatDoesNotAnswer(t *testing.T) {
+	clustered(t, 3, func(t *testing.T, c *testNodes) {
+		gone, asked := c.nodes[2], c.nodes[0]
+		var theirs, free string
+		for theirs == "" || free == "" {
+			id := asked.create()
+			if !gone.cluster.Prefers(cluster.Document{Tenant: testTenant, ID: id}) {
+				continue
+			}
+			if theirs == "" {
+				gone.joinAt(id)
+				theirs = id
+			} else {
+				free = id
+			}
+		}
+		gone.http.Close()
+		gone.pipes.Close()
+		gone.link.cut.Store(true)
+		one := asked.joinAt(free)
+		one.submit("a")
+		one.awaitMine(1)
+		status, body := asked.rest("GET", "/deltas/"+testTenant+"/"+theirs, asked.token(theirs))
+		if status != http.StatusServiceUnavailable || !strings.Contains(body, `"retryAfter":1`) {
+			t.Errorf("deltas of a document whose node does not answer: %d %s", status, body)
+		}
+		time.Sleep(cluster.Lease + 3*time.Second)
+		two := asked.joinAt(theirs)
+		two.submit("b")
+		two.awaitMine(1)
+		one.close()
+		two.close()
+	})
+}
