@@ -62,6 +62,75 @@ func wycheproofOAEP(t *testing.T, alg, file string) {
 	}
 }
 
+// TestWycheproofSignatures runs the vectors of RSA and ECDSA through what verifies.
+func TestWycheproofSignatures(t *testing.T) {
+	for file, alg := range map[string]string{
+		"rsa_signature_2048_sha256_test.json":    "RS256",
+		"rsa_signature_3072_sha384_test.json":    "RS384",
+		"rsa_pss_2048_sha256_mgf1_32_test.json":  "PS256",
+		"ecdsa_secp256r1_sha256_p1363_test.json": "ES256",
+		"ecdsa_secp521r1_sha512_p1363_test.json": "ES512",
+	} {
+		t.Run(file, func(t *testing.T) {
+			raw, err := fs.ReadFile(wycheproof.TestVectors, file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var suite struct {
+				Groups []struct {
+					Public string `json:"publicKeyDer"`
+					Tests  []struct {
+						ID               int `json:"tcId"`
+						Comment          string
+						Msg, Sig, Result string
+					} `json:"tests"`
+				} `json:"testGroups"`
+			}
+			if err := json.Unmarshal(raw, &suite); err != nil {
+				t.Fatal(err)
+			}
+			ran := 0
+			for _, group := range suite.Groups {
+				row := versionRow{ID: "vector", Public: unhex(t, group.Public)}
+				for _, test := range group.Tests {
+					h := signatures[alg].hash.New()
+					h.Write(unhex(t, test.Msg))
+					good, err := row.verify(alg, h.Sum(nil), unhex(t, test.Sig))
+					if err != nil || test.Result == "valid" && !good || test.Result == "invalid" && good {
+						t.Errorf("vector %d (%s): got %t, %v, want %s", test.ID, test.Comment, good, err, test.Result)
+					}
+					ran++
+				}
+			}
+			if ran < 50 {
+				t.Errorf("only %d vectors ran", ran)
+			}
+		})
+	}
+}
+
+func FuzzParseRolePath(f *testing.F) {
+	for _, seed := range []string{
+		"/providers/Microsoft.Authorization/roleAssignments", "//providers/Microsoft.Authorization/roleDefinitions/",
+		"/keys/k/providers/Microsoft.Authorization/roleAssignments/33413926-3206-4cdd-b39a-83574fe37a17", "/keys/../providers/microsoft.authorization/roleassignments",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		r, err := parseRolePath(path)
+		if r == nil || err != nil {
+			return
+		}
+		if r.scope != "/" && r.scope != "/keys" && !keyName.MatchString(strings.TrimPrefix(r.scope, "/keys/")) || r.name != "" && !guidPattern.MatchString(r.name) {
+			t.Fatalf("%q: got %+v", path, r)
+		}
+		again, err := parseRolePath(strings.TrimSuffix(r.scope, "/") + "/providers/Microsoft.Authorization/" + r.kind + "/" + r.name)
+		if err != nil || *again != *r {
+			t.Fatalf("%q: got %+v, then %+v, %v", path, r, again, err)
+		}
+	})
+}
+
 func unhex(t *testing.T, s string) []byte {
 	t.Helper()
 	b, err := hex.DecodeString(s)
