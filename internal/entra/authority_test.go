@@ -326,3 +326,32 @@ func TestTokenRefusals(t *testing.T) {
 		t.Error("the log shows the secret")
 	}
 }
+
+// Whatever the form, nobody has a token who does not send the secret, and a bad form is
+// the client's fault.
+func FuzzTokenForm(f *testing.F) {
+	e := newEndpoint(f)
+	good := url.Values{
+		"grant_type": {"client_credentials"}, "client_id": {e.app.ClientID}, "client_secret": {e.secret}, "scope": {"https://vault.azure.net/.default"},
+	}
+	for _, seed := range []string{
+		good.Encode(), "", "grant_type=client_credentials", "%", "a=b;c=d", "client_id=a&client_id=b", strings.Repeat("a=b&", 2000),
+		"grant_type=client_credentials&client_id=" + e.app.ClientID + "&client_secret=%00&scope=https://vault.azure.net/.default",
+		"grant_type=client_credentials&client_id=" + e.app.ClientID + "&client_assertion=x&client_assertion_type=" + jwtBearer,
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		w := e.send("/"+string(e.directory)+"/oauth2/v2.0/token", body)
+		switch {
+		case w.Code == http.StatusOK:
+			if form, err := url.ParseQuery(body); err != nil || form.Get("client_secret") != e.secret {
+				t.Errorf("%q got a token", body)
+			}
+		case w.Code != http.StatusBadRequest && w.Code != http.StatusUnauthorized:
+			t.Errorf("%q: got %d %s", body, w.Code, w.Body)
+		case strings.Contains(w.Body.String(), e.secret):
+			t.Errorf("%q: the answer has the secret", body)
+		}
+	})
+}
