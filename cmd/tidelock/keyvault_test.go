@@ -2,10 +2,13 @@ package main
 
 import (
 	"bytes"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"testing"
+
+	"github.com/tidelock/tidelock/internal/cli"
 )
 
 // The vault's log has every use of the key that the relay's own log has, under the same
@@ -66,5 +69,44 @@ func TestVaultLogMatchesTheRelays(t *testing.T) {
 	})
 	if err != nil || lines < len(asked) {
 		t.Errorf("exported %d records, %v, want %d or more", lines, err, len(asked))
+	}
+}
+
+// A vault's events go to the webhook of the relay beside it: subscribing makes the
+// handshake over TLS with the local authority. (That events follow is the provider's test.)
+func TestVaultEventsReachTheRelay(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+	data := filepath.Join(t.TempDir(), "data")
+	s := start(t, "quickstart", data, "is serving", "--management", address, "--event-webhook-host", address, "--metrics", "127.0.0.1:0")
+	defer s.end(t)
+	var webhook struct {
+		URL string `json:"endpointUrl"`
+	}
+	output(t, &webhook, "cmk", "webhook", "--data", data)
+	profile, err := cli.LoadProfile(filepath.Join(data+".keys", "admin.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := cli.NewClient(profile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := "/subscriptions/" + profile.SubscriptionID + "/resourceGroups/quickstart/providers/Microsoft.KeyVault/vaults/quickstart-vault/providers/Microsoft.EventGrid/eventSubscriptions/relay"
+	destination := map[string]any{"endpointType": "WebHook", "properties": map[string]any{"endpointUrl": webhook.URL}}
+	var made struct {
+		Properties struct {
+			State string `json:"provisioningState"`
+		}
+	}
+	if err := client.Do(t.Context(), "PUT", path, "2022-06-15", map[string]any{"properties": map[string]any{"destination": destination}}, &made); err != nil {
+		t.Fatal(err)
+	}
+	if made.Properties.State != "Succeeded" {
+		t.Errorf("got %+v", made)
 	}
 }

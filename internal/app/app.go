@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -109,10 +110,10 @@ func openIn(ctx context.Context, c Config, in surroundings) (_ *App, err error) 
 			return nil, err
 		}
 	}
-	if err := a.openStore(ctx); err != nil {
+	if a.token, a.closeToken, err = a.c.PKCS11.open(); err != nil {
 		return nil, err
 	}
-	if a.token, a.closeToken, err = a.c.PKCS11.open(); err != nil {
+	if err := a.openStore(ctx); err != nil {
 		return nil, err
 	}
 	if a.authority, err = loadAuthority(a.c.DataDir, localScope); err != nil {
@@ -162,7 +163,12 @@ func (a *App) wire(ctx context.Context) (err error) {
 	if err := a.trust(); err != nil {
 		return err
 	}
-	if a.events, err = eventgrid.New(eventgrid.Config{Store: a.store, Service: a.service, Hosts: a.c.EventHosts, Metrics: a.metrics, Log: a.c.Log}); err != nil {
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return fmt.Errorf("read the system's certificates: %w", err)
+	}
+	roots.AddCert(a.authority.cert) // a relay of this server may be told of keys, too
+	if a.events, err = eventgrid.New(eventgrid.Config{Store: a.store, Service: a.service, Hosts: a.c.EventHosts, Roots: roots, Metrics: a.metrics, Log: a.c.Log}); err != nil {
 		return err
 	}
 	a.vault = vault.New(vault.Config{

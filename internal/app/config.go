@@ -46,6 +46,8 @@ type Config struct {
 	EventHosts []string
 	// PKCS11 is the token of managed HSMs; the zero value: there are none.
 	PKCS11 PKCS11
+	// SealServiceKey keeps the service key sealed under a key in the token, from now on.
+	SealServiceKey bool
 	// Anchors is the file of head anchors, which find out data that was put back to an
 	// older state; it should lie on another disk than the data. DataDir.keys/anchors.
 	Anchors string
@@ -168,6 +170,9 @@ func (c Config) check() error {
 	}
 	if err := c.PKCS11.check(); err != nil {
 		return err
+	}
+	if c.SealServiceKey && c.PKCS11 == (PKCS11{}) {
+		return errors.New("--seal-service-key needs a PKCS#11 token: give --pkcs11-module, --pkcs11-token and --pkcs11-pin-file")
 	}
 	if c.RelayCert == "" && !loopback(c.RelayAddr) {
 		return fmt.Errorf("--relay %s is not on loopback, so it needs TLS: give --relay-cert and --relay-key", c.RelayAddr)

@@ -19,6 +19,7 @@ type rig struct {
 	local bool // from the next start on
 	store app.StoreConfig
 	token app.PKCS11
+	seal  bool // the service key
 
 	profile  cli.Profile
 	endpoint bench.Endpoint // of the quickstart relay
@@ -65,7 +66,7 @@ func (r *rig) setUp() {
 func (r *rig) start() {
 	r.t.Helper()
 	const free = "127.0.0.1:0"
-	server, err := app.Open(r.t.Context(), app.Config{DataDir: r.data, RelayAddr: free, ManagementAddr: free, MetricsAddr: free, Log: r.log, Local: r.local, Store: r.store, PKCS11: r.token})
+	server, err := app.Open(r.t.Context(), app.Config{DataDir: r.data, RelayAddr: free, ManagementAddr: free, MetricsAddr: free, Log: r.log, Local: r.local, Store: r.store, PKCS11: r.token, SealServiceKey: r.seal})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/vault"
 )
 
 // keysDir holds the secrets of a data directory, beside it and never in it.
@@ -18,12 +19,22 @@ const serviceKeyBytes = 32
 
 // loadServiceKey reads the service key, or makes it where there is no data yet. A missing
 // key of existing data is an error and never a reason to make a new one: the data would
-// be lost under it.
-func loadServiceKey(c Config, fresh func() (bool, error)) (envelope.ServiceKey, error) {
+// be lost under it. The key may lie sealed in the token; Config.SealServiceKey seals it,
+// a new one or one that lies plain.
+func loadServiceKey(c Config, token vault.Token, fresh func() (bool, error)) (envelope.ServiceKey, error) {
 	path := filepath.Join(keysDir(c.DataDir), "service.key")
 	raw, err := os.ReadFile(path)
 	switch {
 	case err == nil:
+		if isSealedKey(raw) {
+			if raw, err = openSealedKey(token, path, raw); err != nil {
+				return envelope.ServiceKey{}, err
+			}
+		} else if c.SealServiceKey && len(raw) == serviceKeyBytes {
+			if err := writeServiceKey(c, token, path, raw); err != nil {
+				return envelope.ServiceKey{}, err
+			}
+		}
 		defer clear(raw)
 		if len(raw) != serviceKeyBytes {
 			return envelope.ServiceKey{}, fmt.Errorf("the service key %s has %d bytes instead of %d: restore it from your backup", path, len(raw), serviceKeyBytes)
@@ -40,11 +51,31 @@ func loadServiceKey(c Config, fresh func() (bool, error)) (envelope.ServiceKey, 
 		return envelope.ServiceKey{}, fmt.Errorf("the service key %s is missing, and the data in %s is sealed under it: %s", path, c.where(), c.keyAdvice("service.key"))
 	}
 	key := envelope.NewServiceKey()
-	err = key.Use(func(raw []byte) error { return writeSecret(path, raw) })
-	if err != nil {
-		return envelope.ServiceKey{}, fmt.Errorf("store the new service key: %w", err)
+	if err := key.Use(func(raw []byte) error { return writeServiceKey(c, token, path, raw) }); err != nil {
+		return envelope.ServiceKey{}, err
 	}
 	return key, nil
+}
+
+// writeServiceKey stores the key, sealed or plain.
+func writeServiceKey(c Config, token vault.Token, path string, key []byte) error {
+	content := key
+	if c.SealServiceKey {
+		var err error
+		if content, err = sealServiceKey(token, key); err != nil {
+			return err
+		}
+		// What cannot be opened again must not take the place of what can.
+		again, err := openSealedKey(token, path, content)
+		if err != nil || !bytes.Equal(again, key) {
+			return fmt.Errorf("the token does not open the service key that it sealed: %w", err)
+		}
+		clear(again)
+	}
+	if err := writeSecret(path, content); err != nil {
+		return fmt.Errorf("store the service key: %w", err)
+	}
+	return nil
 }
 
 func emptyOrAbsent(dir string) (bool, error) {

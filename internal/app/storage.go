@@ -78,7 +78,7 @@ func openEngine(ctx context.Context, c Config) (store.Store, error) {
 func (a *App) openStore(ctx context.Context) (err error) {
 	fresh := func() (bool, error) { return emptyOrAbsent(a.c.DataDir) }
 	if a.c.Store.URL == "" {
-		if a.service, err = loadServiceKey(a.c, fresh); err != nil {
+		if a.service, err = loadServiceKey(a.c, a.token, fresh); err != nil {
 			return err
 		}
 	}
@@ -89,7 +89,7 @@ func (a *App) openStore(ctx context.Context) (err error) {
 	a.store = metered.New(engine, a.metrics)
 	if a.c.Store.URL != "" {
 		fresh = func() (bool, error) { return withoutInstallation(ctx, a.store) }
-		a.service, err = loadServiceKey(a.c, fresh)
+		a.service, err = loadServiceKey(a.c, a.token, fresh)
 	}
 	return err
 }

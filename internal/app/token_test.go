@@ -143,3 +143,65 @@ func (r *rig) assignHSMRole(hsm, role string) {
 		r.t.Fatalf("assign a role: got %d", resp.StatusCode)
 	}
 }
+
+// The service key may lie sealed in the token: a plain one is sealed when that is asked
+// for, and then the token opens the data, and nothing else does.
+func TestServiceKeyInAToken(t *testing.T) {
+	token := app.PKCS11(softhsm.New(t))
+	r := &rig{t: t, data: filepath.Join(t.TempDir(), "data")}
+	r.setUp()
+	file := filepath.Join(r.data+".keys", "service.key")
+	plain, err := os.ReadFile(file)
+	if err != nil || len(plain) != 32 {
+		t.Fatalf("the plain key has %d bytes, %v", len(plain), err)
+	}
+	document := writeDocument(t, r.endpoint)
+	want, _ := r.ask(document)
+	r.stop()
+
+	r.token, r.seal = token, true
+	r.start()
+	sealed, err := os.ReadFile(file)
+	if err != nil || bytes.Contains(sealed, plain) || bytes.Contains(sealed, plain[:16]) {
+		t.Errorf("the sealed key holds the plain one, %v", err)
+	}
+	r.stop()
+	r.seal = false // it stays sealed
+	r.start()
+	if got, _ := r.ask(document); !bytes.Equal(got.body, want.body) {
+		t.Errorf("with the token: got %d %s, want %s", got.status, got.body, want.body)
+	}
+	r.stop()
+	if again, err := os.ReadFile(file); err != nil || !bytes.Equal(again, sealed) {
+		t.Errorf("the sealed key changed: %v", err)
+	}
+
+	const free = "127.0.0.1:0"
+	refused := func(what, want string, c app.Config) {
+		t.Helper()
+		c.DataDir, c.RelayAddr, c.ManagementAddr = r.data, free, free
+		server, err := app.Open(t.Context(), c)
+		if err == nil {
+			server.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", what, err, want)
+		}
+	}
+	refused("without the token", "is sealed in a PKCS#11 token", app.Config{})
+	refused("sealing without a token", "needs a PKCS#11 token", app.Config{SealServiceKey: true})
+	damaged := bytes.Clone(sealed)
+	damaged[len(damaged)-1] ^= 1
+	if err := os.WriteFile(file, damaged, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused("damaged", "is damaged", app.Config{PKCS11: token})
+	if err := os.WriteFile(file, sealed[:60], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused("cut off", "is cut off", app.Config{PKCS11: token})
+	if err := os.WriteFile(file, sealed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused("another token", "is it the token that sealed it?", app.Config{PKCS11: app.PKCS11(softhsm.New(t))})
+}
