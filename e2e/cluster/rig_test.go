@@ -119,6 +119,9 @@ func (n *node) start(command string) {
 	n.process = exec.Command(n.rig.binary, command, "--data", n.data, "--relay", n.relay, "--management", n.management,
 		"--relay-url", "http://"+n.rig.balancer.addr(), "--store-without-standby", "--log-level", "info",
 		"--store", fmt.Sprintf("postgres://postgres@%s/%s?sslmode=disable", n.link.listener.Addr(), n.rig.database))
+	if os.Getenv("TIDELOCK_DIRECT") == "1" { // clients go to the nodes themselves, and come back to them
+		n.process.Args = append(n.process.Args, "--direct-nodes")
+	}
 	n.process.Stderr = n.log
 	out, err := n.process.StdoutPipe()
 	if err != nil {
