@@ -497,11 +497,37 @@ func (s *Socket) pingLocked() bool {
 	return true
 }
 
-// buffers holds *[]byte of writeChunk bytes, in which frames are joined.
-var buffers = sync.Pool{New: func() any {
-	b := make([]byte, 0, writeChunk)
-	return &b
-}}
+// smallChunk is enough for what waits for most sockets at a time.
+const smallChunk = 4 << 10
+
+// Buffers in which frames are joined, *[]byte of writeChunk and of smallChunk bytes. A
+// peer that does not read holds one until its deadline: a large one only if so much
+// waits for it.
+var (
+	buffers      = bufferPool(writeChunk)
+	smallBuffers = bufferPool(smallChunk)
+)
+
+func bufferPool(size int) *sync.Pool {
+	return &sync.Pool{New: func() any {
+		b := make([]byte, 0, size)
+		return &b
+	}}
+}
+
+// joining returns the pool of buffers that are large enough to join frames in.
+func joining(frames []Frame) *sync.Pool {
+	n := 0
+	for _, f := range frames {
+		if len(f.b) <= writeChunk { // larger ones are written as they are
+			n += len(f.b)
+		}
+		if n > smallChunk {
+			return buffers
+		}
+	}
+	return smallBuffers
+}
 
 // outlet is where frames are written: a connection, or the answer to a poll.
 type outlet interface {
@@ -514,8 +540,9 @@ func (s *Socket) writeFrames(out outlet, frames []Frame) error {
 	if len(frames) == 1 {
 		return s.writeBytes(out, frames[0].b)
 	}
-	pooled := buffers.Get().(*[]byte)
-	defer buffers.Put(pooled)
+	pool := joining(frames)
+	pooled := pool.Get().(*[]byte)
+	defer pool.Put(pooled)
 	joined := (*pooled)[:0]
 	for _, f := range frames {
 		if len(joined)+len(f.b) > writeChunk {
