@@ -56,6 +56,19 @@ func TestCMKCommands(t *testing.T) {
 		KeyID      string `json:"keyIdentifier"`
 	}
 	output(t, &history, "cmk", "history", "--data", data)
+	var proof struct {
+		State string
+		Rows  int
+	}
+	output(t, &proof, "cmk", "prove", "--data", data)
+	if proof.State != "Proven" || proof.Rows == 0 {
+		t.Errorf("proof %+v, want all rows proven", proof)
+	}
+	var webhook struct{ EndpointURL string }
+	output(t, &webhook, "cmk", "webhook", "--data", data)
+	if !strings.Contains(webhook.EndpointURL, "/keyVaultEvents/") {
+		t.Errorf("the webhook is %q", webhook.EndpointURL)
+	}
 	var impact []struct{ Effect string }
 	output(t, &impact, "cmk", "impact", "--data", data, "--version", s.Properties.Key)
 	if len(impact) != 1 {

@@ -100,6 +100,7 @@ type Keeper struct {
 	roots   map[envelope.ResourceID]*root
 	watches map[watchKey]*watch
 	loading map[envelope.ResourceID]chan struct{} // closed when the load is over
+	proof   *Proof                                // nil: none was made
 	drills  map[envelope.ResourceID]*Drill        // the newest of each resource
 }
 

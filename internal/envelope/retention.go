@@ -122,3 +122,12 @@ func WrappedPlace(s Sealed) (at KeyPlace, ok bool) {
 	}
 	return readPlace(header), true
 }
+
+// ObjectPlace returns where a sealed object says it belongs; only opening proves it. ok is
+// false for any other value.
+func ObjectPlace(s Sealed) (at KeyPlace, ok bool) {
+	if !isObject(s.Kind()) {
+		return KeyPlace{}, false
+	}
+	return readPlace(s.b), true
+}

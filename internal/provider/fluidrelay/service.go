@@ -33,6 +33,8 @@ type Custody interface {
 	History(ctx context.Context, r envelope.ResourceID) ([]custody.Wrap, error)
 	KeyID(ctx context.Context, r envelope.ResourceID) (string, error)
 	LookSooner(host, name string)
+	StartProof() error
+	LastProof() (custody.Proof, error)
 	StartDrill(ctx context.Context, r envelope.ResourceID, hold time.Duration) (custody.Drill, error)
 	Drill(r envelope.ResourceID) (custody.Drill, error)
 	KeyUses(ctx context.Context, after uint64, limit int) (custody.KeyUses, error)
