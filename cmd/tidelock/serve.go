@@ -166,6 +166,7 @@ func (f *serveFlags) open(ctx context.Context, o *cli.Options) (*app.App, error)
 	}
 	config.DataDir = o.DataDir()
 	config.Log = newLog(o.Err, f.level)
+	app.Harden(config.Log)
 	return app.Open(ctx, config)
 }
 

@@ -345,11 +345,12 @@ type fixture struct {
 	store      *rowStore
 	service    envelope.ServiceKey
 	log        *bytes.Buffer
-	metrics    *prometheus.Registry // of this start
-	made       int                  // resources
-	under      store.Store          // in front of store, from the next start on; nil: nothing
-	anchorFile Anchors              // nil: none
-	secret     *memoryFile          // of the retention key; nil: there is none
+	metrics    *prometheus.Registry                  // of this start
+	made       int                                   // resources
+	under      store.Store                           // in front of store, from the next start on; nil: nothing
+	anchorFile Anchors                               // nil: none
+	keyStore   func(keystore.Client) keystore.Client // around the vault's; nil: nothing
+	secret     *memoryFile                           // of the retention key; nil: there is none
 	*Keeper
 }
 
@@ -392,9 +393,13 @@ func (f *fixture) start() {
 			f.t.Fatalf("open retention: %v", err)
 		}
 	}
+	clients := f.vault.as
+	if f.keyStore != nil {
+		clients = func(identity string) keystore.Client { return f.keyStore(f.vault.as(identity)) }
+	}
 	f.Keeper = New(Config{
 		Metrics: f.metrics,
-		Store:   st, Service: f.service, Retention: retention, Anchors: f.anchorFile, KeyStore: f.vault.as, Hosts: hosts,
+		Store:   st, Service: f.service, Retention: retention, Anchors: f.anchorFile, KeyStore: clients, Hosts: hosts,
 		Log: slog.New(slog.NewTextHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 }

@@ -4,11 +4,13 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
 	"fmt"
+	"runtime"
 )
 
 const (
@@ -87,10 +89,7 @@ func openHeader(key, header []byte, context ...[]byte) (cipher.AEAD, error) {
 // All of the header is bound, not only the salt: that makes the commitment a MAC
 // of the header, and a place forgotten in associated data would still get another key.
 func derive(key, header []byte, context [][]byte) (sealing, commitment []byte, err error) {
-	prk, err := hkdf.Extract(sha256.New, key, header[len(header)-saltBytes:])
-	if err != nil {
-		return nil, nil, fmt.Errorf("derive sealing key: %w", err)
-	}
+	prk := extract(key, header[len(header)-saltBytes:])
 	defer clear(prk)
 	bound := binding(header, context)
 	if sealing, err = hkdf.Expand(sha256.New, prk, info(labelSealingKey, bound), keyBytes); err != nil {
@@ -100,6 +99,29 @@ func derive(key, header []byte, context [][]byte) (sealing, commitment []byte, e
 		return nil, nil, fmt.Errorf("derive key commitment: %w", err)
 	}
 	return sealing, commitment, nil
+}
+
+// extract is HKDF-Extract, which is HMAC with the salt for key. The standard library's
+// leaves the message, here a long-lived key, in the buffer of a hash that nobody
+// overwrites; this one does.
+func extract(key, salt []byte) (prk []byte) {
+	mac := hmac.New(sha256.New, salt)
+	mac.Write(key)
+	prk = mac.Sum(nil)
+	var zeros [sha256.BlockSize - 1]byte // short of a block, so that they go into the buffer
+	mac.Reset()
+	mac.Write(zeros[:])
+	overwriteStack()
+	return prk
+}
+
+// overwriteStack overwrites what the calls before it left on the stack below.
+//
+//go:noinline
+func overwriteStack() {
+	var b [2048]byte
+	clear(b[:])
+	runtime.KeepAlive(&b)
 }
 
 // newAEAD lets the standard library draw the nonces. A counter of ours would repeat

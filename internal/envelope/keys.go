@@ -1,7 +1,6 @@
 package envelope
 
 import (
-	"bytes"
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
@@ -27,14 +26,19 @@ type RootKey struct {
 }
 
 // NewRootKey makes a random root key.
-func NewRootKey() RootKey { return RootKey{secret: randomSecret(keyBytes)} }
+func NewRootKey() RootKey {
+	var b [keyBytes]byte
+	rand.Read(b[:]) // never fails, see crypto/rand
+	defer clear(b[:])
+	return RootKey{secret: newLockedSecret(b[:])}
+}
 
 // ParseRootKey takes 32 bytes; it copies them.
 func ParseRootKey(b []byte) (RootKey, error) {
 	if len(b) != keyBytes {
 		return RootKey{}, errKeySize
 	}
-	return RootKey{secret: newSecret(bytes.Clone(b))}, nil
+	return RootKey{secret: newLockedSecret(b)}, nil
 }
 
 // Use lends the key's bytes to f, which must not keep them nor wipe the key. It
@@ -53,7 +57,9 @@ func (k RootKey) Commitment(r ResourceID, epoch uint32) [32]byte {
 	var c [32]byte
 	err := k.use(func(key []byte) error {
 		bound := binding(r[:], [][]byte{binary.BigEndian.AppendUint32(nil, epoch)})
-		b, err := hkdf.Key(sha256.New, key, nil, info(labelRootCommitment, bound), len(c))
+		prk := extract(key, make([]byte, sha256.Size)) // no salt is a salt of zeros
+		defer clear(prk)
+		b, err := hkdf.Expand(sha256.New, prk, info(labelRootCommitment, bound), len(c))
 		copy(c[:], b)
 		return err
 	})

@@ -1,12 +1,14 @@
 package envelope
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"sync"
 )
 
@@ -22,11 +24,26 @@ const redacted = "[redacted]"
 type secret struct {
 	mu    sync.RWMutex  // guards bytes and what it returns
 	bytes func() []byte // nil once wiped
+	slot  runtime.Cleanup
+	owns  bool // of a slot of locked memory, which slot gives back
 }
 
 // newSecret takes b over.
 func newSecret(b []byte) *secret {
 	return &secret{bytes: func() []byte { return b }}
+}
+
+// newLockedSecret copies the bytes of a root key into locked memory, if there is any. One
+// that is forgotten instead of wiped is wiped by the garbage collector.
+func newLockedSecret(b []byte) *secret {
+	slot := lockedSlot()
+	if slot == nil {
+		return newSecret(bytes.Clone(b))
+	}
+	copy(slot, b)
+	s := newSecret(slot)
+	s.slot, s.owns = runtime.AddCleanup(s, freeSlot, slot), true
+	return s
 }
 
 func randomSecret(size int) *secret {
@@ -59,10 +76,17 @@ func (s *secret) wipe() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.bytes != nil {
-		clear(s.bytes())
+	if s.bytes == nil {
+		return
 	}
+	b := s.bytes()
 	s.bytes = nil
+	if s.owns {
+		s.slot.Stop()
+		freeSlot(b)
+		return
+	}
+	clear(b)
 }
 
 // nameUnder is HMAC-SHA-256 over the length-prefixed fields, under the naming key
