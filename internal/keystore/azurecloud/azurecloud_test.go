@@ -3,10 +3,15 @@ package azurecloud
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +20,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -31,7 +37,7 @@ const (
 func load(t *testing.T, text string) (*Config, error) {
 	t.Helper()
 	dir := t.TempDir()
-	for name, contents := range map[string]string{"secret": "s3cret\n", "token": "a.b.c"} {
+	for name, contents := range map[string]string{"secret": "s3cret\n", "token": "a.b.c", "cert.pem": certificate(t)} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(contents), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -41,6 +47,25 @@ func load(t *testing.T, text string) (*Config, error) {
 		t.Fatal(err)
 	}
 	return Load(path)
+}
+
+// certificate is a new one with its key, in PEM.
+func certificate(t *testing.T) string {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})) + string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw}))
 }
 
 func identity(more string) string {
@@ -170,6 +195,7 @@ func TestCredentials(t *testing.T) {
 	}{
 		{"Secret", `"type":"clientSecret","tenantId":"` + tid + `","clientId":"c","secretFile":"secret"`, 200, "client_secret=s3cret", 0},
 		{"Workload", `"type":"workloadIdentity","tenantId":"` + tid + `","clientId":"c","tokenFile":"token"`, 200, "client_assertion=a.b.c", 0},
+		{"Certificate", `"type":"clientCertificate","tenantId":"` + tid + `","clientId":"c","certificateFile":"cert.pem"`, 200, "client_assertion=ey", 0},
 		{"Refused", `"type":"clientSecret","tenantId":"` + tid + `","clientId":"c","secretFile":"secret"`, 401, "", keystore.IdentityFailed},
 		{"Throttled", `"type":"clientSecret","tenantId":"` + tid + `","clientId":"c","secretFile":"secret"`, 429, "", keystore.Unreachable},
 		{"Unavailable", `"type":"clientSecret","tenantId":"` + tid + `","clientId":"c","secretFile":"secret"`, 503, "", keystore.Unreachable},
@@ -205,6 +231,13 @@ func TestCredentials(t *testing.T) {
 				t.Errorf("%d requests for one token", n)
 			}
 		})
+	}
+	broken, err := load(t, identity(`"type":"clientCertificate","tenantId":"`+tid+`","clientId":"c","certificateFile":"secret"`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if class := describe(t, broken.Credential(id1)); class != keystore.IdentityFailed {
+		t.Errorf("a certificate that is none: class %d, want IdentityFailed", class)
 	}
 	config, err := load(t, identity(`"type":"managedIdentity"`))
 	if err != nil {
@@ -335,4 +368,19 @@ func TestPlaces(t *testing.T) {
 	if _, err := places.KeyStore(context.WithoutCancel(ctx), "other.vault.azure.net"); !errors.Is(err, ErrNotAllowed) || !errors.As(err, &refused) {
 		t.Errorf("a vault that may not be seen: %v", err)
 	}
+}
+
+func FuzzConfiguration(f *testing.F) {
+	for _, s := range []string{identity(`"type":"managedIdentity"`), `{}`, `{"cloud":"x"}`, `{"identities":[{}]}`, `[]`, `{"management":null}`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := parse([]byte(text), "/")
+		if (c == nil) == (err == nil) {
+			t.Fatalf("%s: got %v and %v", text, c, err)
+		}
+		if c != nil && (len(c.identities) == 0 || len(c.Cloud.Suffixes()) != 2) {
+			t.Fatalf("%s: %+v is accepted", text, c)
+		}
+	})
 }

@@ -153,3 +153,14 @@ func TestLogFailureDoesNotFailTheWrite(t *testing.T) {
 		t.Error("the server's log does not say that the event is missing")
 	}
 }
+
+func FuzzFilter(f *testing.F) {
+	for _, s := range []string{"", always, always + " and status eq 'x'", "eventTimestamp le 1", "a eq 'b' and", "eventTimestamp ge 2020-01-01T00:00:00"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, filter string) {
+		if ok, err := activity.Parses(filter); ok == (err != nil) {
+			t.Fatalf("%q: got a filter: %t, and error %v", filter, ok, err)
+		}
+	})
+}

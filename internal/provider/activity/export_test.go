@@ -13,3 +13,12 @@ func (l *Log) Len(ctx context.Context, subscription string) int {
 	}
 	return len(rows)
 }
+
+// Parses says whether a filter is one, and tries it.
+func Parses(filter string) (bool, error) {
+	keep, err := parseFilter(filter)
+	if keep != nil {
+		keep(view{})
+	}
+	return keep != nil, err
+}
