@@ -71,7 +71,7 @@ const drainTime = 20 * time.Second
 // key stores. Tests put others in their place.
 type surroundings struct {
 	listen func(ctx context.Context, addr, flag string) (net.Listener, error)
-	engine func(context.Context, Config) (store.Store, error)
+	engine func(context.Context, Config, prometheus.Registerer) (store.Store, error)
 	// toKeyStores is put between the key stores' clients and the key stores.
 	toKeyStores func(http.RoundTripper) http.RoundTripper
 	// azureHTTP is the way to Azure; nil: the network.

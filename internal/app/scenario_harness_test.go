@@ -20,6 +20,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/tidelock/tidelock/internal/bench"
 	"github.com/tidelock/tidelock/internal/cli"
 	"github.com/tidelock/tidelock/internal/entra"
@@ -111,7 +113,9 @@ func (w *world) start() {
 	var err error
 	w.app, err = openIn(w.t.Context(), w.config, surroundings{
 		listen: w.net.listen,
-		engine: func(context.Context, Config) (store.Store, error) { return keptStore{w.store}, nil },
+		engine: func(context.Context, Config, prometheus.Registerer) (store.Store, error) {
+			return keptStore{w.store}, nil
+		},
 		toKeyStores: func(next http.RoundTripper) http.RoundTripper {
 			if w.faults == nil {
 				w.faults = keystoretest.New(next)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/store/blobs"
@@ -48,7 +50,7 @@ func (c StoreConfig) check() error {
 // databasePatience is how long a start waits for a database that does not answer.
 const databasePatience = 30 * time.Second
 
-func openEngine(ctx context.Context, c Config) (store.Store, error) {
+func openEngine(ctx context.Context, c Config, metrics prometheus.Registerer) (store.Store, error) {
 	if c.Store.URL == "" {
 		return pebble.Open(pebble.Options{Dir: c.DataDir, Log: c.Log})
 	}
@@ -65,7 +67,7 @@ func openEngine(ctx context.Context, c Config) (store.Store, error) {
 	e, err := postgres.Open(ctx, postgres.Options{
 		URL: c.Store.URL, PasswordFile: c.Store.PasswordFile,
 		PoolSize: c.Store.PoolSize, StatementTimeout: c.Store.StatementTimeout,
-		NeedStandby: !c.Store.WithoutStandby, MayLoseWrites: c.Store.MayLoseWrites, Blobs: objects, Log: c.Log,
+		NeedStandby: !c.Store.WithoutStandby, MayLoseWrites: c.Store.MayLoseWrites, Blobs: objects, Log: c.Log, Metrics: metrics,
 	})
 	if err != nil {
 		return nil, err // a nil *Engine would make a store that is not nil
@@ -82,7 +84,7 @@ func (a *App) openStore(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	engine, err := a.in.engine(ctx, a.c)
+	engine, err := a.in.engine(ctx, a.c, a.metrics)
 	if err != nil {
 		return err
 	}

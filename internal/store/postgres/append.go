@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -124,6 +125,8 @@ func (q *appends) take() []*waiter {
 
 // commit makes a batch durable and tells everyone in it.
 func (e *Engine) commit(batch []*waiter) {
+	e.metrics.batch.Observe(float64(len(batch)))
+	defer func(start time.Time) { e.metrics.commit.Observe(time.Since(start).Seconds()) }(time.Now())
 	var moved map[envelope.DocumentHandle]bool
 	again := func(err error) bool { return notDone(err) && codeOf(err) != lockNotAvailable }
 	err := retry(context.Background(), again, func() error {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/store/blobs"
@@ -34,6 +35,8 @@ type Options struct {
 	// Blobs takes large objects. Default: they are in the database.
 	Blobs blobs.Store
 	Log   *slog.Logger // default: none
+	// Metrics is where the engine's metrics are registered. Default: nowhere.
+	Metrics prometheus.Registerer
 
 	// For tests: how large an object must be to go to Blobs, and how long its writer has.
 	blobBytes int
@@ -74,6 +77,7 @@ type Engine struct {
 	appends appends
 	blobs   blobStore
 	health  health
+	metrics metrics
 
 	mu     sync.RWMutex // guards closed; held for reading by every call
 	closed bool
@@ -103,6 +107,7 @@ func Open(ctx context.Context, o Options) (_ *Engine, err error) {
 	}
 	e := &Engine{o: o, pool: pool}
 	e.appends.engine = e
+	e.metrics = newMetrics(o.Metrics, e)
 	if err := e.start(ctx); err != nil {
 		pool.Close()
 		return nil, err
