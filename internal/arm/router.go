@@ -127,8 +127,8 @@ func (rt *Router) run(route *boundRoute, req *Request) (*Response, error) {
 	}
 	req.Body = body
 	resp, err := route.Handle(ctx, req)
-	if err == nil && req.HTTP.Method == http.MethodDelete && !route.pattern.scoped && rt.c.Deleted != nil {
-		err = rt.c.Deleted(ctx, req.ID.Scope())
+	if err == nil && req.HTTP.Method == http.MethodDelete && rt.c.Deleted != nil && route.deletes(req) {
+		err = rt.c.Deleted(ctx, req.ID.String())
 	}
 	return resp, err
 }
@@ -276,6 +276,12 @@ func (rt *Router) authorize(ctx context.Context, route *boundRoute, req *Request
 	return &Error{Status: 403, Code: "AuthorizationFailed", Message: fmt.Sprintf(
 		"The client '%s' with object id '%s' does not have authorization to perform action '%s' over scope '%s' or the scope is invalid. If access was recently granted, please refresh your credentials.",
 		req.Caller.ClientID, req.Caller.ObjectID, route.Action, scope)}
+}
+
+// deletes says whether a DELETE of the route ends what the request's id names: it does not if
+// the id is an extension resource's scope, or if the path goes on after the last name.
+func (b *boundRoute) deletes(req *Request) bool {
+	return !b.pattern.scoped && len(req.ID.Names) == len(req.ID.Types) && (len(req.ID.Names) > 0 || req.ID.ResourceGroup != "")
 }
 
 // insideGroup says whether the request is for what is below a group, and not for the group

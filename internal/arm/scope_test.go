@@ -20,6 +20,10 @@ func TestScopes(t *testing.T) {
 		Method: "DELETE", Pattern: InGroup + "/providers/Microsoft.Thing/things/{name}", Action: "x",
 		Handle: func(_ context.Context, r *Request) (*Response, error) { return nil, nil },
 	})
+	rt.routes = append(rt.routes, boundRoute{Route: Route{
+		Method: "DELETE", Pattern: InGroup + "/providers/Microsoft.Thing/things/{name}/cache", Action: "x",
+		Handle: func(_ context.Context, r *Request) (*Response, error) { return nil, nil },
+	}, pattern: parsePattern("DELETE", InGroup+"/providers/Microsoft.Thing/things/{name}/cache"), provider: &rt.providers[0]})
 	rt.c.Deleted = func(_ context.Context, scope string) error {
 		told = append(told, scope)
 		return nil
@@ -51,6 +55,9 @@ func TestScopes(t *testing.T) {
 		if w.Code != c.status || got != c.want {
 			t.Errorf("%s: got %d %s, want %d %s", c.scope, w.Code, got, c.status, c.want)
 		}
+	}
+	if w, _ := do(t, rt, "DELETE", thing+"/cache"+v1, "good", ""); w.Code != 200 || len(told) != 0 {
+		t.Errorf("after the deletion of a part without a name: got %d, told of %v", w.Code, told)
 	}
 	if w, _ := do(t, rt, "DELETE", thing+v1, "good", ""); w.Code != 200 || !slices.Equal(told, []string{thing}) {
 		t.Errorf("after a deletion: got %d, told of %v", w.Code, told)
