@@ -113,6 +113,7 @@ func story(c client, management, vault string) {
 	c.wants("32", "length(key1)", "resource", "invoke-action", "--action", "listKeys", "--ids", resource, "--api-version", "2022-06-01")
 
 	roles(c, management, principal)
+	tagsAndLog(c, id)
 	directory(c)
 
 	c.az("resource", "delete", "--ids", resource, "--api-version", "2022-06-01")
@@ -153,6 +154,16 @@ func roles(c client, management, principal string) {
 	c.az("rest", "--method", "put", "--url", one, "--body", fmt.Sprintf(`{"properties":{"roleDefinitionId":%q,"principalId":%q,"principalType":"ServicePrincipal"}}`, role, principal))
 	c.wants(principal, "value[?properties.principalId=='"+principal+"'] | [0].properties.principalId", "rest", "--url", scope+"roleAssignments"+version)
 	c.az("rest", "--method", "delete", "--url", one)
+}
+
+// tagsAndLog tags the identity, finds it by its tag, and reads who did that.
+func tagsAndLog(c client, id string) {
+	c.t.Helper()
+	c.wants("b", "properties.tags.a", "tag", "create", "--resource-id", id, "--tags", "a=b")
+	c.wants("id1", "[0].name", "resource", "list", "--tag", "a=b")
+	log := []string{"monitor", "activity-log", "list", "-g", "rg1", "--offset", "1h"}
+	c.wants("Microsoft.Resources/tags/write", "[0].operationName.value", log...)
+	c.wants(c.profile.ClientID, "[0].caller", append(log, "--caller", c.profile.ClientID, "--status", "Succeeded")...)
 }
 
 // directory manages an application as az does, and logs in as it by certificate.
