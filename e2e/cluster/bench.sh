@@ -10,7 +10,8 @@
 set -eu
 duration=${1:-20s} documents=${2:-60} writers=${3:-2}
 tidelock=$PWD/bin/tidelock
-pg=$(dirname "$(command -v initdb || ls -d /usr/lib/postgresql/*/bin/initdb | tail -1)")
+pg=$(dirname "$(ls /usr/lib/postgresql/*/bin/initdb 2>/dev/null | sort -V | tail -1)")
+[ -x "$pg/initdb" ] || pg=$(dirname "$(command -v initdb)")
 work=$(mktemp -d) port=${PGPORT:-54871}
 as() { if [ "$(id -u)" = 0 ]; then setpriv --reuid=postgres --regid=postgres --init-groups "$@"; else "$@"; fi; }
 [ "$(id -u)" != 0 ] || chown postgres "$work"
