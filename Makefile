@@ -16,7 +16,7 @@ run: ## run the quickstart server
 	$(GO) run ./cmd/tidelock quickstart
 
 .PHONY: test
-test: vet race postgres blobs pkcs11 clients crash cluster azcli terraform ## everything: vet, Go tests under the race detector, PostgreSQL, object stores, PKCS#11, real clients, crash and cluster histories, azure-cli, Terraform's clients
+test: vet race fips postgres blobs pkcs11 clients crash cluster azcli terraform ## everything: vet, Go tests under the race detector, PostgreSQL, object stores, PKCS#11, real clients, crash and cluster histories, azure-cli, Terraform's clients
 
 .PHONY: vet
 vet: ## go vet and gofmt
@@ -26,6 +26,15 @@ vet: ## go vet and gofmt
 	CGO_ENABLED=0 $(GO) build ./...
 	@unformatted=$$(gofmt -l $$(git ls-files "*.go")); \
 	if [ -n "$$unformatted" ]; then echo "not gofmt-clean: $$unformatted"; exit 1; fi
+
+# Without the garbage collector: see TestMain of internal/custody.
+FIPS = GOGC=off GODEBUG=fips140=only $(GO) test -count 1
+.PHONY: fips
+fips: ## keys, formats and the server with GODEBUG=fips140=only
+	$(FIPS) ./internal/envelope ./internal/keystore ./internal/anchor ./internal/history ./internal/socketio
+	$(FIPS) -run 'Epoch|Scenario|Retention|Update|Create|Tamper|Audit|Receipt|KeyRules' ./internal/custody
+	$(FIPS) -skip 'Wycheproof|AlgorithmsOfTheRealClient|Golden|ManagedHSM|TestRoles' ./internal/vault
+	$(FIPS) -run 'TestScenario(01|16|19|29|38)' ./internal/app
 
 .PHONY: race
 race: ## go test -race ./...

@@ -151,7 +151,7 @@ func (s *Server) Serve(w http.ResponseWriter, r *http.Request, connect func(*Soc
 	s.running.Add(1)
 	s.mu.Unlock()
 
-	ws, err := s.upgrader.Upgrade(w, r, w.Header())
+	ws, err := s.websocket(w, r, w.Header())
 	if err != nil {
 		s.running.Done()
 		return // it has answered
