@@ -568,6 +568,19 @@ func (w *world) strangerOf(d entra.DirectoryID) string {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	// Only callers of that directory see the subscription.
+	owner, secret, err := w.app.entra.CreateApplication(ctx, d, "foreign-owner")
+	if err == nil {
+		err = w.app.entra.Assign(ctx, owner.ObjectID, "Owner", "/subscriptions/"+foreign)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ours, tokens := w.profile, w.tokens
+	defer func() { w.profile, w.tokens = ours, tokens }()
+	w.tokens = map[string]token{}
+	w.profile.DirectoryID, w.profile.ClientID, w.profile.ClientSecret = string(d), owner.ClientID, secret
+
 	group := "/subscriptions/" + foreign + "/resourceGroups/rg1"
 	w.want(201, w.arm("PUT", group, "2021-04-01", `{"location":"westus2"}`))
 	var found struct {
