@@ -95,6 +95,7 @@ func dataFlag(dir string) string {
 type serveFlags struct {
 	config app.Config
 	grace  time.Duration
+	hold   time.Duration
 	level  slog.Level
 }
 
@@ -120,6 +121,7 @@ func (f *serveFlags) register(c *cobra.Command) {
 	c.Flags().BoolVar(&f.config.Identity.IMDS, "identity-imds", false, "let --identity-endpoint answer without a secret too, as a virtual machine's does: every program of this machine may then have the identities")
 	f.registerLimits(c)
 	c.Flags().DurationVar(&f.grace, "cmk-grace", app.DefaultGrace, "how long an outage of a key vault is ridden out, up to 24h; 0: not at all")
+	c.Flags().DurationVar(&f.hold, "cmk-hold", app.DefaultHold, "how long clients of a revoked key are held before they are closed; 0: not at all")
 	c.Flags().BoolVar(&f.config.Keys.RequirePurgeProtection, "cmk-require-purge-protection", false, "refuse keys of vaults without soft delete and purge protection (default: warn of them)")
 	c.Flags().IntVar(&f.config.AutoKeyVersionQuota, "cmk-auto-version-quota", app.DefaultAutoKeyVersionQuota, "how many relays may follow their keys' newest versions")
 	c.Flags().BoolVar(&f.config.Local, "local", false, "local mode: also serve tenant \"local\" without checking tokens, for development; on loopback only")
@@ -163,6 +165,9 @@ func (f *serveFlags) open(ctx context.Context, o *cli.Options) (*app.App, error)
 	config := f.config
 	if config.Keys.Grace = f.grace; f.grace == 0 {
 		config.Keys.Grace = -1 // there 0 is the default
+	}
+	if config.Keys.Hold = f.hold; f.hold == 0 {
+		config.Keys.Hold = -1
 	}
 	config.DataDir = o.DataDir()
 	config.Log = newLog(o.Err, f.level)

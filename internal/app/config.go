@@ -72,6 +72,7 @@ type KeyPolicy = custody.Policy
 // What zeros stand for.
 const (
 	DefaultGrace               = custody.Grace
+	DefaultHold                = custody.Hold
 	DefaultAutoKeyVersionQuota = fluidrelay.DefaultAutoKeyVersionQuota
 )
 

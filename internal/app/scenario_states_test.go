@@ -339,6 +339,25 @@ func TestHeldClientsAreClosedAfterAnHour(t *testing.T) {
 	})
 }
 
+// Or at once, where the operator says so; but not by a drill.
+func TestNobodyIsHeldWhereTheOperatorSaysSo(t *testing.T) {
+	scenario(t, func(w *world) {
+		r := w.newRelay("r1", w.kek)
+		d := r.document()
+		w.want(200, w.arm("POST", r.path+"/drillEncryption", preview, nil))
+		r.becomes("Unusable", "Drill", stopWithin)
+		if _, err := w.tryJoin(r, d); !strings.Contains(fmt.Sprint(err), "503") {
+			t.Errorf("in a drill a client is told %v, want 503", err)
+		}
+		w.eventually("the drill ends", 2*time.Minute, func() bool { return r.drill().State != "Running" })
+		w.enable(w.kek, false)
+		r.becomes("Unusable", "KeyDisabled", stopWithin)
+		if _, err := w.tryJoin(r, d); !strings.Contains(fmt.Sprint(err), "403") {
+			t.Errorf("a client is told %v, want 403", err)
+		}
+	}, func(c *Config) { c.Keys.Hold = -1 })
+}
+
 // TestStateTable has a row for each event of the state table of a relay's key that is
 // not one of the scenarios above.
 func TestStateTable(t *testing.T) {

@@ -25,7 +25,7 @@ const (
 	ProbeTimeout = 2 * time.Second
 	Grace        = 15 * time.Minute // of an outage, from the last proof, unless the operator says otherwise
 	MaxGrace     = 24 * time.Hour   // what he may say at most
-	Hold         = time.Hour        // clients of a revoked key are held, then closed
+	Hold         = time.Hour        // clients of a revoked key are held, then closed, unless the operator says otherwise
 	VersionEvery = time.Hour        // is the newest version looked for, when the key URL names none
 	versionSoon  = time.Minute      // the same, when the version in use expires within VersionEvery, or did
 )
@@ -44,6 +44,9 @@ type Policy struct {
 	// RequirePurgeProtection refuses keys of vaults that can lose them for good: those
 	// without soft delete or purge protection. Otherwise they are warned of.
 	RequirePurgeProtection bool
+	// Hold is how long clients of a revoked key are held before they are closed and lose
+	// what they have not sent; 0 is the default. Negative means not at all.
+	Hold time.Duration
 }
 
 // Check says what is wrong with a policy.
@@ -52,6 +55,13 @@ func (p Policy) Check() error {
 		return fmt.Errorf("the grace of an outage is %s; at most %s are allowed, for data must not outlive the key store's consent by more", p.Grace, MaxGrace)
 	}
 	return nil
+}
+
+func (p Policy) hold() time.Duration {
+	if p.Hold == 0 {
+		return Hold
+	}
+	return max(p.Hold, 0)
 }
 
 func (p Policy) grace() time.Duration {
@@ -309,7 +319,7 @@ func (r *root) refusal() error {
 func (r *root) mismatchError() *UnusableError {
 	return &UnusableError{
 		Reason: reasonMismatch, Since: r.mismatch, RetryAfter: retryRevoked, Revoked: true,
-		Close: time.Since(r.mismatch) >= Hold,
+		Close: time.Since(r.mismatch) >= r.watch.k.c.Policy.hold(),
 	}
 }
 
@@ -420,7 +430,7 @@ type UnusableError struct {
 	Revoked    bool // the key store refused, and said so again when it was asked
 	Checking   bool // not known yet: it refused once and is being asked again, or was not asked in time
 	Rollback   bool // the document's log was put back to an older state; an operator must decide
-	Close      bool // revoked for longer than Hold: clients are told to go away for good
+	Close      bool // revoked for longer than clients are held: they are told to go away for good
 }
 
 func (e *UnusableError) Error() string { return "custody: the key is unusable: " + e.Reason }

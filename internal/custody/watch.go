@@ -487,5 +487,7 @@ func (w *watch) unusableError() *UnusableError {
 	case !revoked(w.reason):
 		return outageError(w.since)
 	}
-	return &UnusableError{Reason: w.reason, Since: w.since, RetryAfter: retryRevoked, Revoked: true, Close: time.Since(w.since) >= Hold}
+	// A drill closes nobody.
+	over := w.reason != reasonDrill && time.Since(w.since) >= w.k.c.Policy.hold()
+	return &UnusableError{Reason: w.reason, Since: w.since, RetryAfter: retryRevoked, Revoked: true, Close: over}
 }
