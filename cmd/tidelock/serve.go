@@ -114,6 +114,7 @@ func (f *serveFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.config.PKCS11.Module, "pkcs11-module", "", "PKCS#11 library of the token that keeps the keys of managed HSMs and of premium vaults' hardware types (default: none)")
 	c.Flags().StringVar(&f.config.PKCS11.Label, "pkcs11-token", "", "label of the token")
 	c.Flags().StringVar(&f.config.PKCS11.PINFile, "pkcs11-pin-file", "", "file with the token's user PIN")
+	c.Flags().StringVar(&f.config.PassphraseFile, "service-key-passphrase-file", "", "file with the passphrase that the service key is sealed by, from now on")
 	c.Flags().BoolVar(&f.config.SealServiceKey, "seal-service-key", false, "keep the service key sealed under a key in the PKCS#11 token, from now on; without the token the data cannot be opened then")
 	c.Flags().StringVar(&f.config.TrustedIssuers, "trusted-issuers", "", "file with OpenID providers whose access tokens are taken too, such as an Entra tenant")
 	c.Flags().StringVar(&f.config.Identity.Addr, "identity-endpoint", "", "address where workloads of this machine get tokens of managed identities, on loopback, such as 127.0.0.1:8445 (default: none)")

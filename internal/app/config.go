@@ -48,6 +48,8 @@ type Config struct {
 	PKCS11 PKCS11
 	// SealServiceKey keeps the service key sealed under a key in the token, from now on.
 	SealServiceKey bool
+	// PassphraseFile holds the passphrase that the service key is sealed by, from now on.
+	PassphraseFile string
 	// Anchors is the file of head anchors, which find out data that was put back to an
 	// older state; it should lie on another disk than the data. DataDir.keys/anchors.
 	Anchors string
@@ -171,6 +173,9 @@ func (c Config) check() error {
 	}
 	if err := c.PKCS11.check(); err != nil {
 		return err
+	}
+	if c.SealServiceKey && c.PassphraseFile != "" {
+		return errors.New("--seal-service-key and --service-key-passphrase-file are two ways to seal the service key: give one of them")
 	}
 	if c.SealServiceKey && c.PKCS11 == (PKCS11{}) {
 		return errors.New("--seal-service-key needs a PKCS#11 token: give --pkcs11-module, --pkcs11-token and --pkcs11-pin-file")

@@ -19,18 +19,18 @@ const serviceKeyBytes = 32
 
 // loadServiceKey reads the service key, or makes it where there is no data yet. A missing
 // key of existing data is an error and never a reason to make a new one: the data would
-// be lost under it. The key may lie sealed in the token; Config.SealServiceKey seals it,
-// a new one or one that lies plain.
+// be lost under it. The key may lie sealed, in the token or by a passphrase; a Config that
+// asks for that has a new one sealed, or one that lies plain.
 func loadServiceKey(c Config, token vault.Token, fresh func() (bool, error)) (envelope.ServiceKey, error) {
 	path := filepath.Join(keysDir(c.DataDir), "service.key")
 	raw, err := os.ReadFile(path)
 	switch {
 	case err == nil:
-		if isSealedKey(raw) {
-			if raw, err = openSealedKey(token, path, raw); err != nil {
+		if isSealedKey(raw) || isPassphraseKey(raw) {
+			if raw, err = unsealServiceKey(c, token, path, raw); err != nil {
 				return envelope.ServiceKey{}, err
 			}
-		} else if c.SealServiceKey && len(raw) == serviceKeyBytes {
+		} else if c.sealsServiceKey() && len(raw) == serviceKeyBytes {
 			if err := writeServiceKey(c, token, path, raw); err != nil {
 				return envelope.ServiceKey{}, err
 			}
@@ -57,18 +57,32 @@ func loadServiceKey(c Config, token vault.Token, fresh func() (bool, error)) (en
 	return key, nil
 }
 
+func (c Config) sealsServiceKey() bool { return c.SealServiceKey || c.PassphraseFile != "" }
+
+func unsealServiceKey(c Config, token vault.Token, path string, file []byte) ([]byte, error) {
+	if isSealedKey(file) {
+		return openSealedKey(token, path, file)
+	}
+	return openByPassphrase(c.PassphraseFile, path, file)
+}
+
 // writeServiceKey stores the key, sealed or plain.
 func writeServiceKey(c Config, token vault.Token, path string, key []byte) error {
 	content := key
-	if c.SealServiceKey {
+	if c.sealsServiceKey() {
 		var err error
-		if content, err = sealServiceKey(token, key); err != nil {
+		if c.SealServiceKey {
+			content, err = sealServiceKey(token, key)
+		} else {
+			content, err = sealByPassphrase(c.PassphraseFile, key)
+		}
+		if err != nil {
 			return err
 		}
 		// What cannot be opened again must not take the place of what can.
-		again, err := openSealedKey(token, path, content)
+		again, err := unsealServiceKey(c, token, path, content)
 		if err != nil || !bytes.Equal(again, key) {
-			return fmt.Errorf("the token does not open the service key that it sealed: %w", err)
+			return fmt.Errorf("the service key does not open after it was sealed: %w", err)
 		}
 		clear(again)
 	}
