@@ -31,10 +31,14 @@ vet: ## go vet and gofmt
 FIPS = GOGC=off GODEBUG=fips140=only $(GO) test -count 1
 .PHONY: fips
 fips: ## keys, formats and the server with GODEBUG=fips140=only
-	$(FIPS) ./internal/envelope ./internal/keystore ./internal/anchor ./internal/history ./internal/socketio
+	$(FIPS) ./internal/envelope ./internal/keystore ./internal/anchor ./internal/history
 	$(FIPS) -run 'Epoch|Scenario|Retention|Update|Create|Tamper|Audit|Receipt|KeyRules' ./internal/custody
 	$(FIPS) -skip 'Wycheproof|AlgorithmsOfTheRealClient|Golden|ManagedHSM|TestRoles' ./internal/vault
 	$(FIPS) -run 'TestScenario(01|16|19|29|38)' ./internal/app
+
+.PHONY: mutation
+mutation: ## take one protection at a time out of the crypto code: a test must fail (ten minutes)
+	$(GO) test -tags mutation -count 1 -v -timeout 30m -run TestMutationsAreNoticed ./e2e
 
 .PHONY: race
 race: ## go test -race ./...

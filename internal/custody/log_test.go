@@ -320,3 +320,15 @@ func BenchmarkWriterSeal256(b *testing.B) {
 		}
 	}
 }
+
+// Terms only grow: a segment of an older one cannot follow, though its links fit.
+func TestTermsDoNotGoBack(t *testing.T) {
+	f := newFixture(t)
+	d := f.document(f.resource(pinned))
+	l := &sealedLog{}
+	l.add(t, d.NewWriter(store.Claim{Term: 2}, Tail{}), 1)
+	l.add(t, d.NewWriter(store.Claim{Term: 1, Head: l.head}, tailOf(t, d, l)), 1)
+	if _, _, err := d.OpenRecords(l.all()); !errors.Is(err, store.ErrCorrupt) {
+		t.Errorf("a segment of term 1 after one of term 2: %v, want ErrCorrupt", err)
+	}
+}
