@@ -14,8 +14,8 @@ import (
 func TestMain(m *testing.M) {
 	if fips140.Enabled() {
 		var all sync.WaitGroup
-		for range 16 {
-			all.Go(func() { rand.Read(make([]byte, 4<<20)) })
+		for range 12 { // long enough reads that all of them are under way at once
+			all.Go(func() { rand.Read(make([]byte, 24<<20)) })
 		}
 		all.Wait()
 	}
