@@ -428,10 +428,13 @@ func (w *watch) unusable(reason string) {
 }
 
 func (w *watch) lose(err error) {
-	w.endLease()
+	if w.lease != nil {
+		w.lease.deadline.Store(0) // from here on nothing is sealed or opened
+	}
 	for r := range w.members {
 		r.end(err)
 	}
+	w.endLease() // now: who waits for it finds the reason there
 }
 
 func (w *watch) endLease() {
