@@ -9,8 +9,9 @@
 // Every incoming event that asks for an acknowledgement gets an empty one after
 // its handler returned.
 //
-// A WebSocket has two goroutines. The one of the HTTP request reads and calls the
-// Handler. The other is the only one to write data: it takes all that is queued and
+// A WebSocket has a goroutine that reads and calls the Handler; the request it came
+// with is over. Another one lives while there is something to write, and is the only one
+// to write data: it takes all that is queued and
 // hands it to the connection in few large writes. Frames are therefore written to
 // the net.Conn as whole WebSocket frames, past gorilla/websocket, which here only
 // upgrades and reads. (When it refuses a frame it writes a close frame of its own;

@@ -497,16 +497,12 @@ func (s *Socket) pingLocked() bool {
 	return true
 }
 
-// smallChunk is enough for what waits for most sockets at a time.
-const smallChunk = 4 << 10
+// Frames are joined in buffers, *[]byte of either size; what is larger is written as it
+// is. A peer that does not read holds one until its deadline, so that they are small: the
+// first is enough for what waits for most sockets at a time.
+const smallJoin, largeJoin = 4 << 10, 16 << 10
 
-// Buffers in which frames are joined, *[]byte of writeChunk and of smallChunk bytes. A
-// peer that does not read holds one until its deadline: a large one only if so much
-// waits for it.
-var (
-	buffers      = bufferPool(writeChunk)
-	smallBuffers = bufferPool(smallChunk)
-)
+var smallBuffers, largeBuffers = bufferPool(smallJoin), bufferPool(largeJoin)
 
 func bufferPool(size int) *sync.Pool {
 	return &sync.Pool{New: func() any {
@@ -519,11 +515,11 @@ func bufferPool(size int) *sync.Pool {
 func joining(frames []Frame) *sync.Pool {
 	n := 0
 	for _, f := range frames {
-		if len(f.b) <= writeChunk { // larger ones are written as they are
+		if len(f.b) <= largeJoin {
 			n += len(f.b)
 		}
-		if n > smallChunk {
-			return buffers
+		if n > smallJoin {
+			return largeBuffers
 		}
 	}
 	return smallBuffers
@@ -545,13 +541,13 @@ func (s *Socket) writeFrames(out outlet, frames []Frame) error {
 	defer pool.Put(pooled)
 	joined := (*pooled)[:0]
 	for _, f := range frames {
-		if len(joined)+len(f.b) > writeChunk {
+		if len(joined)+len(f.b) > largeJoin {
 			if err := s.writeBytes(out, joined); err != nil {
 				return err
 			}
 			joined = joined[:0]
 		}
-		if len(f.b) > writeChunk {
+		if len(f.b) > largeJoin {
 			if err := s.writeBytes(out, f.b); err != nil {
 				return err
 			}
