@@ -355,6 +355,11 @@ func (k *Keeper) beginNext(ctx context.Context, r envelope.ResourceID, old *wrap
 	same := root.rec.Generation == old.Generation
 	k.mu.Unlock()
 	if !same {
+		// Another process replaced the record, and the news of it has not come, or was lost.
+		if err := k.refresh(ctx, r); err != nil {
+			return nil, err
+		}
+		k.reload(ctx, r)
 		return nil, store.ErrConflict
 	}
 	key := envelope.NewRootKey()

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/store/storetest"
@@ -44,6 +46,57 @@ func BenchmarkAppend(b *testing.B) {
 			}
 			wg.Wait()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "appends/s")
+		})
+	}
+}
+
+// BenchmarkSealing is what sealing adds to a durable append: records that are sealed on
+// the way and records that were sealed before take turns, on one store.
+func BenchmarkSealing(b *testing.B) {
+	const block = 256 // records that are sealed ahead
+	for _, bytes := range []int{256, 64 * 256} {
+		b.Run(fmt.Sprintf("bytes=%d", bytes), func(b *testing.B) {
+			st := openDir(b, b.TempDir())
+			text := make([]byte, bytes)
+			rand.Read(text)
+			var docs [2]*storetest.Doc
+			var claims [2]store.Claim
+			for i := range docs {
+				var err error
+				docs[i] = storetest.NewDoc(b)
+				if claims[i], err = st.Claim(b.Context(), docs[i].Handle); err != nil {
+					b.Fatal(err)
+				}
+			}
+			var ahead []store.Append
+			var with, without []time.Duration
+			timed := func(f func() error) time.Duration {
+				start := time.Now()
+				if err := f(); err != nil {
+					b.Fatal(err)
+				}
+				return time.Since(start)
+			}
+			for head := range uint64(b.N) {
+				if head%block == 0 {
+					ahead = ahead[:0]
+					for i := head; i < head+block; i++ {
+						ahead = append(ahead, docs[1].Append(claims[1], i, i+1, string(text)))
+					}
+				}
+				with = append(with, timed(func() error {
+					return st.Append(context.Background(), docs[0].Append(claims[0], head, head+1, string(text)))
+				}))
+				without = append(without, timed(func() error { return st.Append(context.Background(), ahead[head%block]) }))
+			}
+			slices.Sort(with)
+			slices.Sort(without)
+			micros := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
+			at := func(sorted []time.Duration, percent int) time.Duration { return sorted[len(sorted)*percent/100] }
+			b.ReportMetric(micros(at(without, 50)), "p50-µs-without")
+			b.ReportMetric(micros(at(with, 50)-at(without, 50)), "p50-µs-added")
+			b.ReportMetric(micros(at(without, 99)), "p99-µs-without")
+			b.ReportMetric(micros(at(with, 99)-at(without, 99)), "p99-µs-added")
 		})
 	}
 }
