@@ -80,11 +80,24 @@ var _ socketio.Handler = (*connection)(nil)
 func (c *connection) Event(name string, args []json.RawMessage) {
 	switch name {
 	case "connect_document":
-		c.connect(args)
+		aside(func() { c.connect(args) })
 	case "submitOp":
 		c.submitOp(args)
 	case "submitSignal":
 		c.submitSignal(args)
+	}
+}
+
+// aside runs f on a goroutine of its own and waits for it: what needs a deep stack once
+// would leave the goroutine that reads with it for as long as the socket lives.
+func aside(f func()) {
+	panicked := make(chan any, 1)
+	go func() {
+		defer func() { panicked <- recover() }()
+		f()
+	}()
+	if v := <-panicked; v != nil {
+		panic(v)
 	}
 }
 
