@@ -76,6 +76,9 @@ func spawn(c *exec.Cmd) (*process, error) {
 
 // kill ends the server and the processes it made.
 func (p *process) kill() {
+	// Stopped, it makes no more of them: one that was missed waits for its client's first
+	// words, for a minute, and holds the memory that the next server needs.
+	_ = p.cmd.Process.Signal(syscall.SIGSTOP)
 	children := childrenOf(p.cmd.Process.Pid)
 	_ = p.cmd.Process.Kill() // it may have ended by itself
 	for _, pid := range children {
