@@ -54,7 +54,7 @@ func BenchmarkAppend(b *testing.B) {
 // the way and records that were sealed before take turns, on one store.
 func BenchmarkSealing(b *testing.B) {
 	const block = 256 // records that are sealed ahead
-	for _, bytes := range []int{256, 64 * 256} {
+	for _, bytes := range []int{256, 16 * 256} {
 		b.Run(fmt.Sprintf("bytes=%d", bytes), func(b *testing.B) {
 			st := openDir(b, b.TempDir())
 			text := make([]byte, bytes)
