@@ -58,7 +58,8 @@ func FuzzBodies(f *testing.F) {
 		request.Header.Set(correlationHeader, "c")
 		w := httptest.NewRecorder()
 		r.server.Handler().ServeHTTP(w, request)
-		if !slices.Contains([]int{200, 201, 400, 410, 413}, w.Code) {
+		outOfTime := ctx.Err() != nil && w.Code == 503 // ours, before anything was looked at
+		if !slices.Contains([]int{200, 201, 400, 410, 413}, w.Code) && !outOfTime {
 			t.Fatalf("%s with %q: %d %s", row.pattern(), body, w.Code, w.Body)
 		}
 		if !json.Valid(w.Body.Bytes()) {
