@@ -61,7 +61,8 @@ type history struct {
 func (h *history) run() (what []string, ops int) {
 	t := h.t
 	h.random = rand.New(rand.NewPCG(uint64(h.seed), 7))
-	h.load = startLoad(t, h.rig.endpoint)
+	pause := []time.Duration{5 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond}[h.random.IntN(3)]
+	h.load = startLoad(t, h.rig.endpoint, pause)
 	real := startReal(t, h.rig)
 	h.load.await(t, 5, time.Minute)
 	if h.seed%5 == 4 {

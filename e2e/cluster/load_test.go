@@ -29,6 +29,7 @@ type load struct {
 	clients   [][]*bench.Client // of each document
 	received  atomic.Int64      // ops, by all clients
 	last      atomic.Int64      // when the last one was received, ns since 1970
+	pause     time.Duration     // of a writer after each few ops
 	cancel    context.CancelFunc
 	writing   sync.WaitGroup
 
@@ -44,10 +45,10 @@ type acknowledged struct {
 	contents string
 }
 
-func startLoad(t *testing.T, e bench.Endpoint) *load {
+func startLoad(t *testing.T, e bench.Endpoint, pause time.Duration) *load {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	l := &load{endpoint: e, cancel: cancel}
+	l := &load{endpoint: e, pause: pause, cancel: cancel}
 	for i := range documents {
 		d, err := create(ctx, e)
 		if err != nil {
@@ -148,7 +149,7 @@ func (l *load) writer(ctx context.Context, t *testing.T, document int) *bench.Cl
 					return
 				}
 			}
-			time.Sleep(5 * time.Millisecond) // the faults are the point, not the rate
+			time.Sleep(l.pause) // the faults are the point, not the rate
 		}
 	}()
 	return c
