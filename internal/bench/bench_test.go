@@ -241,6 +241,45 @@ func TestRunCountsOps(t *testing.T) {
 	}
 }
 
+func TestRunKeepsSeveralInFlight(t *testing.T) {
+	f := newFake(t)
+	r, err := Run(t.Context(), Config{
+		Endpoint: f.endpoint(), Documents: 1, Writers: 2, OpBytes: 50, Ops: 300, InFlight: 16, Directory: t.TempDir(),
+	}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Sequenced != 300 || r.Errors.Total() != 0 || r.Floor.Echo <= 0 || r.Floor.Fsync <= 0 {
+		t.Errorf("report = %+v, want 300 ops, no error, and what a round trip takes at least", r)
+	}
+}
+
+// A writer that holds the MSN has the reference sequence number that it began with in
+// all its ops.
+func TestWriterHoldsTheMSN(t *testing.T) {
+	f := newFake(t)
+	reference := map[int64]bool{}
+	f.tamper = func(_ sequencer.Seq, op []byte) [][]byte {
+		var o struct {
+			Type string
+			RSN  int64 `json:"referenceSequenceNumber"`
+		}
+		if err := json.Unmarshal(op, &o); err != nil {
+			t.Error(err)
+		}
+		if o.Type == "op" {
+			reference[o.RSN] = true
+		}
+		return [][]byte{op}
+	}
+	if _, err := Run(t.Context(), Config{Endpoint: f.endpoint(), Documents: 1, Writers: 1, OpBytes: 50, Ops: 20, HoldMSN: true}, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if len(reference) != 1 {
+		t.Errorf("reference sequence numbers %v, want one", reference)
+	}
+}
+
 func TestRunCountsErrors(t *testing.T) {
 	f := newFake(t)
 	f.tamper = func(seq sequencer.Seq, op []byte) [][]byte {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -60,6 +61,7 @@ var ErrNotConnected = errors.New("bench: not connected")
 // the order of arrival. They may call Submit, but not Close.
 type Options struct {
 	Mode      string      // Write or Read
+	HoldMSN   bool        // keep the reference sequence number of the connection's first op
 	Reconnect bool        // connect again after the connection ended, until Close
 	Record    bool        // keep a copy of what was received, for Recorded
 	OnOp      func(Op)    // each sequenced op, the client's own join among them
@@ -90,10 +92,13 @@ type Client struct {
 
 	mu       sync.Mutex
 	ws       *websocket.Conn // nil while not connected
+	out      *outgoing       // below ws
 	id       string          // of this connection
 	csn, rsn int64
 	up       chan struct{} // closed while connected
 	recorded []Op
+	echoes   int           // pings sent
+	echo     chan struct{} // has room for one: a ping was answered
 }
 
 // Dial connects a client to a document. It returns once the client may submit: it
@@ -106,7 +111,7 @@ func Dial(ctx context.Context, e Endpoint, d Document, o Options) (*Client, erro
 	if o.OnError == nil {
 		o.OnError = func(error) {}
 	}
-	c := &Client{endpoint: e, document: d, options: o, done: make(chan struct{}), up: make(chan struct{})}
+	c := &Client{endpoint: e, document: d, options: o, done: make(chan struct{}), up: make(chan struct{}), echo: make(chan struct{}, 1)}
 	conn, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -138,19 +143,64 @@ func (c *Client) Recorded() []Op {
 // client sequence number, which is the client's own under the present ID. That it
 // returns does not mean that the op arrived.
 func (c *Client) Submit(typ string, contents []byte) (csn int64, err error) {
+	return c.SubmitAll(typ, contents, 1)
+}
+
+// SubmitAll submits n ops alike, each in a frame of its own, all of them in one write.
+// It returns the client sequence number of the last.
+func (c *Client) SubmitAll(typ string, contents []byte, n int) (csn int64, err error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	c.mu.Lock()
-	ws := c.ws
+	ws, out := c.ws, c.out
 	if ws == nil {
 		c.mu.Unlock()
 		return 0, ErrNotConnected
 	}
-	c.csn++
+	id, rsn, first := c.id, c.rsn, c.csn+1
+	c.csn += int64(n)
 	csn = c.csn
-	frame := appendSubmit(make([]byte, 0, 160+len(contents)), c.id, csn, c.rsn, typ, contents)
 	c.mu.Unlock()
-	return csn, write(ws, frame)
+	if err := ws.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return csn, err
+	}
+	out.hold()
+	frame := make([]byte, 0, 160+len(contents))
+	for i := first; i <= csn; i++ {
+		frame = appendSubmit(frame[:0], id, i, rsn, typ, contents)
+		if err := ws.WriteMessage(websocket.TextMessage, frame); err != nil {
+			return csn, err
+		}
+	}
+	return csn, out.release()
+}
+
+// Echo is how long the service takes to answer a client's latency probe, which it does
+// not order, store or show to anybody.
+func (c *Client) Echo(ctx context.Context) (time.Duration, error) {
+	c.mu.Lock()
+	ws := c.ws
+	probe := fmt.Appendf(nil, `42%d["ping"]`, c.echoes)
+	c.echoes++
+	c.mu.Unlock()
+	if ws == nil {
+		return 0, ErrNotConnected
+	}
+	c.writing.Lock()
+	start := time.Now()
+	err := write(ws, probe)
+	c.writing.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	select {
+	case <-c.echo:
+		return time.Since(start), nil
+	case <-c.done:
+		return 0, ErrNotConnected
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
 }
 
 // WaitConnected returns once the client is connected, or ctx or the client has ended.
@@ -283,7 +333,7 @@ func (c *Client) connect(ctx context.Context) (*websocket.Conn, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ws = ws
+	c.ws, c.out = ws, ws.NetConn().(*outgoing)
 	close(c.up)
 	return ws, nil
 }
@@ -308,7 +358,14 @@ func (c *Client) open(ctx context.Context) (*websocket.Conn, error) {
 		return nil, err
 	}
 	dialer := *websocket.DefaultDialer
-	dialer.NetDialContext = c.endpoint.Dial
+	dialer.NetDialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		dial := c.endpoint.Dial
+		if dial == nil {
+			dial = new(net.Dialer).DialContext
+		}
+		conn, err := dial(ctx, network, address)
+		return &outgoing{Conn: conn}, err
+	}
 	var ws *websocket.Conn
 	var resp *http.Response
 	fips140.WithoutEnforcement(func() { // the handshake has SHA-1 in it (RFC 6455)
@@ -351,6 +408,12 @@ func (c *Client) handle(ctx context.Context, ws *websocket.Conn, frame []byte) e
 		return write(ws, []byte("3"))
 	case bytes.HasPrefix(frame, []byte("42[")):
 		return c.event(ctx, frame[2:])
+	case bytes.HasPrefix(frame, []byte("43")):
+		select {
+		case c.echo <- struct{}{}:
+		default:
+		}
+		return nil
 	case bytes.HasPrefix(frame, []byte("41")):
 		return errors.New("disconnected by the service")
 	}
@@ -466,7 +529,9 @@ func (c *Client) catchUp(ctx context.Context, next int64) error {
 func (c *Client) deliver(op Op) {
 	c.seq = op.Seq
 	c.mu.Lock()
-	c.rsn = op.Seq
+	if !c.options.HoldMSN || !c.joined {
+		c.rsn = op.Seq
+	}
 	op.Own = op.ClientID != "" && op.ClientID == c.id
 	if c.options.Record {
 		c.recorded = append(c.recorded, op)
@@ -488,4 +553,28 @@ func joins(op Op, id string) bool {
 		ClientID string `json:"clientId"`
 	}
 	return json.Unmarshal(op.Raw, &join) == nil && json.Unmarshal([]byte(join.Data), &data) == nil && id != "" && data.ClientID == id
+}
+
+// outgoing is a connection that can gather what is written, to send it at once.
+type outgoing struct {
+	net.Conn
+	holding bool
+	held    []byte
+}
+
+func (o *outgoing) Write(b []byte) (int, error) {
+	if !o.holding {
+		return o.Conn.Write(b)
+	}
+	o.held = append(o.held, b...)
+	return len(b), nil
+}
+
+func (o *outgoing) hold() { o.holding = true }
+
+func (o *outgoing) release() error {
+	o.holding = false
+	_, err := o.Conn.Write(o.held)
+	o.held = o.held[:0]
+	return err
 }

@@ -37,6 +37,15 @@ type Config struct {
 	Rate     float64
 	InFlight int
 
+	// HoldMSN keeps every writer's reference sequence number where it was when it
+	// connected, as one client does that lags behind: the minimum sequence number stays,
+	// and the service has all ops to remember.
+	HoldMSN bool
+
+	// Directory is on the disk that the service writes to, to measure an fsync there; "":
+	// the service is elsewhere.
+	Directory string
+
 	// ServerPID is the service's process on this machine, to report what it takes; 0:
 	// none.
 	ServerPID int
@@ -86,12 +95,17 @@ func Run(ctx context.Context, c Config, progress io.Writer) (Report, error) {
 	if err := r.connect(ctx, documents); err != nil {
 		return Report{}, err
 	}
+	floor, err := r.floor(ctx)
+	if err != nil {
+		return Report{}, err
+	}
 	fmt.Fprintln(progress, "running")
 	start, err := r.usage()
 	if err != nil {
 		return Report{}, err
 	}
 	report := r.measure(ctx)
+	report.Floor = floor
 	end, err := r.usage()
 	if err == nil && c.ServerPID != 0 {
 		report.Server = taken(idle, start, end, report)
@@ -156,7 +170,7 @@ func (r *run) connect(ctx context.Context, documents []Document) error {
 		for range r.config.Writers {
 			g.Go(func() error {
 				w := &writer{run: r, less: make(chan struct{}, 1)}
-				client, err := Dial(ctx, r.config.Endpoint, d, Options{Mode: Write, Reconnect: true, OnOp: w.onOp, OnError: w.onError})
+				client, err := Dial(ctx, r.config.Endpoint, d, Options{Mode: Write, HoldMSN: r.config.HoldMSN, Reconnect: true, OnOp: w.onOp, OnError: w.onError})
 				if err != nil {
 					return err
 				}
@@ -256,9 +270,18 @@ func (r *run) watchDrift(ctx context.Context) {
 
 // closedLoop keeps InFlight ops under way.
 func (w *writer) closedLoop(ctx context.Context, contents []byte) {
-	for ctx.Err() == nil && w.ready(ctx) && w.run.next() {
-		w.submit(time.Now(), contents)
-		w.wait(ctx, w.run.config.InFlight)
+	for {
+		free, n := w.wait(ctx, w.run.config.InFlight), 0
+		if !w.ready(ctx) {
+			return
+		}
+		for n < free && w.run.next() {
+			n++
+		}
+		if n == 0 {
+			return
+		}
+		w.submit(time.Now(), contents, n)
 	}
 }
 
@@ -280,7 +303,7 @@ func (w *writer) paced(ctx context.Context, contents []byte, index int) {
 		if !w.ready(ctx) || !w.run.next() {
 			return
 		}
-		w.submit(due, contents)
+		w.submit(due, contents, 1)
 	}
 }
 
@@ -289,30 +312,34 @@ func (w *writer) ready(ctx context.Context) bool {
 	return w.client.WaitConnected(ctx) == nil
 }
 
-func (w *writer) submit(due time.Time, contents []byte) {
+// submit submits n ops.
+func (w *writer) submit(due time.Time, contents []byte, n int) {
 	w.mu.Lock()
-	w.pending = append(w.pending, due)
+	for range n {
+		w.pending = append(w.pending, due)
+	}
 	w.mu.Unlock()
 	// If it fails the connection is ending, and onError counts the op as lost; if
 	// that has happened already, no one else will take it off.
-	if _, err := w.client.Submit("op", contents); errors.Is(err, ErrNotConnected) {
+	if _, err := w.client.SubmitAll("op", contents, n); errors.Is(err, ErrNotConnected) {
 		w.lost()
 	}
 }
 
-// wait returns when fewer than n ops are pending, or ctx has ended.
-func (w *writer) wait(ctx context.Context, n int) {
+// wait returns when fewer than n ops are pending, and how many fewer; or 0 when ctx
+// has ended.
+func (w *writer) wait(ctx context.Context, n int) int {
 	for {
 		w.mu.Lock()
 		pending := len(w.pending)
 		w.mu.Unlock()
 		if pending < n {
-			return
+			return n - pending
 		}
 		select {
 		case <-w.less:
 		case <-ctx.Done():
-			return
+			return 0
 		}
 	}
 }

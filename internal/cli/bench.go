@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -41,6 +42,11 @@ func (o *Options) benchCommand() *cobra.Command {
 			if config.Endpoint, err = o.quickstartEndpoint(c); err != nil {
 				return err
 			}
+			profile, err := o.ProfilePath(o.dataDir)
+			if err != nil {
+				return err
+			}
+			config.Directory = filepath.Dir(profile)
 		}
 		report, err := bench.Run(c.Context(), config, o.Err)
 		if err != nil {
@@ -62,6 +68,7 @@ func (o *Options) benchCommand() *cobra.Command {
 	c.Flags().IntVar(&config.Ops, "ops", 0, "how many ops in all, instead of a duration")
 	c.Flags().Float64Var(&config.Rate, "rate", 0, "ops per second of all writers together (default: closed loop)")
 	c.Flags().IntVar(&config.InFlight, "in-flight", 1, "ops that each writer has under way in the closed loop")
+	c.Flags().BoolVar(&config.HoldMSN, "hold-msn", false, "writers stay at the reference sequence number that they began with, as one who lags behind does")
 	c.Flags().IntVar(&config.ServerPID, "server-pid", 0, "the service's process on this machine: report its CPU and memory")
 	return c
 }
