@@ -2,7 +2,9 @@ package app_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"os"
@@ -11,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/tidelock/tidelock/internal/app"
+	"github.com/tidelock/tidelock/internal/cli"
 	"github.com/tidelock/tidelock/internal/store/postgres/pgtest"
 )
 
@@ -62,6 +67,92 @@ func TestServerOnADatabase(t *testing.T) {
 	ready(http.StatusOK)
 	if again, _ := r.ask(document); !bytes.Equal(again.body, ops.body) {
 		t.Error("the document is not what it was before the database was killed")
+	}
+}
+
+// TestServerOnADatabaseProves: tables and object store are walked through like files.
+func TestServerOnADatabaseProves(t *testing.T) {
+	url := pgtest.Start(t).NewDatabase(t)
+	objects := t.TempDir()
+	r := &rig{t: t, data: filepath.Join(t.TempDir(), "data"), store: app.StoreConfig{URL: url, WithoutStandby: true, Blobs: "dir:" + objects}}
+	r.setUp()
+	writeDocument(t, r.endpoint)
+	if p := r.prove(); p.State != "Proven" || p.Documents != 1 || p.Records < 6 || p.Objects < 3 || p.Rows < 10 || len(p.KeyIDs) != 1 {
+		t.Errorf("%+v, want one document proven", p)
+	}
+
+	db, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close(context.Background())
+	exec := func(sql string) {
+		t.Helper()
+		if tag, err := db.Exec(t.Context(), sql); err != nil || tag.RowsAffected() == 0 {
+			t.Fatalf("%s: %v %v", sql, tag, err)
+		}
+	}
+	// Each one does and undoes its damage.
+	const flipped = "set_byte(%[1]s, octet_length(%[1]s) - 1, 255 - get_byte(%[1]s, octet_length(%[1]s) - 1))"
+	for table, column := range map[string]string{"records": "record", "segments": "header", "objects": "value"} {
+		damage := "UPDATE " + table + " SET " + column + " = " + fmt.Sprintf(flipped, column)
+		exec(damage)
+		if p := r.prove(); p.State != "Failed" {
+			t.Errorf("flipped bits in %s: %+v, want it to fail", table, p)
+		}
+		exec(damage)
+	}
+	exec("INSERT INTO sealed_rows (kind, partition, name, revision, value) VALUES ('x', 'x', 'x', 1, 'what a client wrote')")
+	if p := r.prove(); p.State != "Failed" || p.Failed != 1 {
+		t.Errorf("a plain row: %+v, want one failure", p)
+	}
+	exec("DELETE FROM sealed_rows WHERE kind = 'x'")
+	stray := filepath.Join(objects, "00", strings.Repeat("0", 32))
+	if err := os.MkdirAll(filepath.Dir(stray), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(stray, []byte("what a client wrote"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if p := r.prove(); p.State != "Failed" || p.Failed != 1 || p.Loose != 1 {
+		t.Errorf("a plain file in the object store: %+v, want one failure", p)
+	}
+	if err := os.Remove(stray); err != nil {
+		t.Fatal(err)
+	}
+	if p := r.prove(); p.State != "Proven" {
+		t.Errorf("with all of it undone: %+v", p)
+	}
+}
+
+// proof is the report of a proof.
+type proof struct {
+	State                                     string
+	Documents, Records, Objects, Rows, Failed int
+	Loose                                     int            `json:"looseBlobs"`
+	KeyIDs                                    map[string]int `json:"documentsByKey"`
+	Failures                                  []string
+}
+
+func (r *rig) prove() (p proof) {
+	r.t.Helper()
+	client, err := cli.NewClient(r.profile)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	provider := "/subscriptions/" + r.profile.SubscriptionID + "/providers/Microsoft.FluidRelay"
+	const preview = "2025-06-20-preview"
+	if err := client.Do(r.t.Context(), http.MethodPost, provider+"/proveEncryption", preview, nil, nil); err != nil {
+		r.t.Fatal(err)
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		p = proof{}
+		if err := client.Do(r.t.Context(), http.MethodGet, provider+"/encryptionProof", preview, nil, &p); err != nil {
+			r.t.Fatal(err)
+		}
+		if p.State != "Running" || time.Now().After(end) {
+			return p
+		}
 	}
 }
 

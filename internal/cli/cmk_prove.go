@@ -25,6 +25,7 @@ type proofReport struct {
 	Objects   int            `json:"objects"`
 	Bytes     int64          `json:"sealedBytes"`
 	KeyIDs    map[string]int `json:"documentsByKey"`
+	Loose     int            `json:"looseBlobs"`
 	Shredded  int            `json:"shreddedValues"`
 	Unproven  map[string]int `json:"unprovenDocuments"`
 	Failed    int            `json:"failed"`
@@ -76,7 +77,7 @@ func (r proofReport) print(p printer, raw json.RawMessage) error {
 	n := strconv.Itoa
 	rows := [][]string{
 		{"STATE", r.State}, {"ROWS", n(r.Rows)}, {"DOCUMENTS", n(r.Documents)}, {"SEGMENT HEADERS", n(r.Headers)}, {"RECORDS", n(r.Records)},
-		{"OBJECTS", n(r.Objects)}, {"SEALED BYTES", strconv.FormatInt(r.Bytes, 10)}, {"SHREDDED VALUES", n(r.Shredded)},
+		{"OBJECTS", n(r.Objects)}, {"SEALED BYTES", strconv.FormatInt(r.Bytes, 10)}, {"LOOSE BLOBS", n(r.Loose)}, {"SHREDDED VALUES", n(r.Shredded)},
 	}
 	for _, kid := range slices.Sorted(maps.Keys(r.KeyIDs)) {
 		rows = append(rows, []string{"UNDER " + kid, n(r.KeyIDs[kid])})

@@ -20,6 +20,7 @@ type Proof struct {
 	Rows, Documents, Headers, Records, Objects int
 	Bytes                                      int64          // of sealed values
 	KeyIDs                                     map[string]int // documents by the key version that their relay's root key is under
+	Loose                                      int            // values in an object store that no object is in: sealed, and not opened
 	Shredded                                   int            // values whose document's key was destroyed: sealed, and opened by nobody
 	Unproven                                   map[string]int // documents that could not be opened now, by reason
 	Failures                                   []string       // the first of those values that are not as they must be
@@ -43,13 +44,8 @@ var ErrProofRuns = errors.New("a proof is running")
 // ErrNoProof: none was made since this process started.
 var ErrNoProof = errors.New("there was no proof since the server started")
 
-// StartProof begins a proof. ErrProofRuns; errors.ErrUnsupported if the store cannot be
-// walked.
+// StartProof begins a proof. ErrProofRuns.
 func (k *Keeper) StartProof() error {
-	w, ok := k.c.Store.(store.Walker)
-	if !ok {
-		return fmt.Errorf("walk the store: %w", errors.ErrUnsupported)
-	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.closed {
@@ -61,7 +57,7 @@ func (k *Keeper) StartProof() error {
 	k.proof = &Proof{Started: time.Now(), KeyIDs: map[string]int{}, Unproven: map[string]int{}}
 	k.wg.Go(func() {
 		r := &prover{k: k, p: &Proof{KeyIDs: map[string]int{}, Unproven: map[string]int{}}}
-		err := w.Walk(k.ctx, func(s store.Stored) error { return r.visit(k.ctx, s) })
+		err := k.c.Store.Walk(k.ctx, func(s store.Stored) error { return r.visit(k.ctx, s) })
 		if err == nil {
 			r.openRecords()
 		}
@@ -105,7 +101,7 @@ func (r *prover) visit(ctx context.Context, s store.Stored) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if s.Part != store.PartRow && s.Part != store.PartUnknown && (!r.begun || r.at != s.Document) {
+	if s.Part != store.PartRow && s.Part != store.PartUnknown && s.Part != store.PartLoose && (!r.begun || r.at != s.Document) {
 		r.openRecords()
 		r.leave()
 		r.at, r.begun = s.Document, true
@@ -143,6 +139,11 @@ func (r *prover) visit(ctx context.Context, s store.Stored) error {
 	case store.PartObject:
 		r.p.Objects++
 		r.object(ctx, s, raw)
+	case store.PartLoose:
+		r.p.Loose++
+		if _, err := envelope.ParseSealed(raw); err != nil {
+			r.fail("a blob that no object is in: %v", err)
+		}
 	default:
 		r.fail("a value of %d bytes that is nothing known", len(raw))
 		return nil

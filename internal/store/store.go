@@ -43,6 +43,12 @@ type Store interface {
 	// writes nothing, so it may be asked often, and a write may fail all the same.
 	Writable(ctx context.Context) error
 
+	// Walk hands over every value as it was at one moment: those of a document one after
+	// the other, its headers before its records before its objects, each in order. An
+	// error of visit ends it. What is handed over is valid during the call alone. Who
+	// closes the store ends the walk before.
+	Walk(ctx context.Context, visit func(Stored) error) error
+
 	Close() error
 }
 

@@ -1,18 +1,6 @@
 package store
 
-import (
-	"context"
-
-	"github.com/tidelock/tidelock/internal/envelope"
-)
-
-// Walker is an engine that can show all that it keeps.
-type Walker interface {
-	// Walk hands over every value as it was at one moment: those of a document one after the
-	// other, its headers before its records before its objects, each in order. An error of
-	// visit ends it. What is handed over is valid during the call alone.
-	Walk(ctx context.Context, visit func(Stored) error) error
-}
+import "github.com/tidelock/tidelock/internal/envelope"
 
 // Part says what a stored value is.
 type Part byte
@@ -25,6 +13,7 @@ const (
 	PartObject       // of a document
 	PartState        // of a log: numbers
 	PartUnknown      // nothing that an engine keeps
+	PartLoose        // in an object store, and of no object: being written, or to be removed
 )
 
 // Stored is one value as it is stored, not yet parsed.

@@ -24,6 +24,7 @@ type wireProof struct {
 	Objects   int            `json:"objects"`
 	Bytes     int64          `json:"sealedBytes"`
 	KeyIDs    map[string]int `json:"documentsByKey"`
+	Loose     int            `json:"looseBlobs"`
 	Shredded  int            `json:"shreddedValues"`
 	Unproven  map[string]int `json:"unprovenDocuments"`
 	Failed    int            `json:"failed"`
@@ -33,7 +34,7 @@ type wireProof struct {
 func newWireProof(p custody.Proof) wireProof {
 	w := wireProof{
 		State: "Running", Started: when(p.Started), Ended: when(p.Ended), Error: p.Err, Rows: p.Rows, Documents: p.Documents, Headers: p.Headers,
-		Records: p.Records, Objects: p.Objects, Bytes: p.Bytes, KeyIDs: p.KeyIDs, Shredded: p.Shredded, Unproven: p.Unproven, Failed: p.Failed, Failures: p.Failures,
+		Records: p.Records, Objects: p.Objects, Bytes: p.Bytes, KeyIDs: p.KeyIDs, Loose: p.Loose, Shredded: p.Shredded, Unproven: p.Unproven, Failed: p.Failed, Failures: p.Failures,
 	}
 	if w.Failures == nil {
 		w.Failures = []string{}
@@ -57,8 +58,6 @@ func (p *Provider) proveEncryption(ctx context.Context, r *arm.Request) (*arm.Re
 	switch {
 	case errors.Is(err, custody.ErrProofRuns):
 		return nil, &arm.Error{Status: http.StatusConflict, Code: "ProofRunning", Message: "A proof is running; its report follows."}
-	case errors.Is(err, errors.ErrUnsupported):
-		return nil, &arm.Error{Status: http.StatusBadRequest, Code: "ProofNotSupported", Message: "The engine that this installation stores its data in cannot be walked through."}
 	case err != nil:
 		return nil, err
 	}

@@ -19,6 +19,9 @@ import (
 // ErrNotFound: there is no such blob.
 var ErrNotFound = errors.New("blobs: not found")
 
+// ErrTooLarge: a blob is longer than it was said to be.
+var ErrTooLarge = errors.New("blobs: too large")
+
 // Name is that of a blob: random, so that it says nothing of what is in it.
 type Name [16]byte
 
@@ -45,7 +48,7 @@ type Store interface {
 	// Put makes the value durable under a name that is not in use.
 	Put(ctx context.Context, name Name, value envelope.Sealed) error
 	// Get returns ErrNotFound for an unknown name. It reads no more than most bytes: a
-	// larger one is an error.
+	// larger one is ErrTooLarge.
 	Get(ctx context.Context, name Name, most int) ([]byte, error)
 	// Delete removes a blob, durably. Idempotent.
 	Delete(ctx context.Context, name Name) error
@@ -162,5 +165,5 @@ func try(ctx context.Context, s Store) error {
 
 // tooLarge says that a blob is not one that was written.
 func tooLarge(name Name, most int) error {
-	return fmt.Errorf("blobs: %s has more than the %d bytes it was written with", name, most)
+	return fmt.Errorf("%w: %s has more than %d bytes", ErrTooLarge, name, most)
 }

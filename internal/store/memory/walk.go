@@ -3,13 +3,14 @@ package memory
 import (
 	"bytes"
 	"context"
+	"maps"
+	"slices"
 
+	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/store"
 )
 
-var _ store.Walker = (*Store)(nil)
-
-// Walk implements store.Walker.
+// Walk implements store.Store.
 func (s *Store) Walk(ctx context.Context, visit func(store.Stored) error) error {
 	var all []store.Stored
 	err := s.read(ctx, func() error {
@@ -21,8 +22,9 @@ func (s *Store) Walk(ctx context.Context, visit func(store.Stored) error) error 
 			}
 			add(store.PartHeader, d.headers)
 			add(store.PartRecord, d.records)
-			for name, raw := range d.objects {
-				all = append(all, store.Stored{Part: store.PartObject, Document: handle, Name: name, Value: bytes.Clone(raw)})
+			names := slices.SortedFunc(maps.Keys(d.objects), func(a, b envelope.Name) int { return bytes.Compare(a[:], b[:]) })
+			for _, name := range names {
+				all = append(all, store.Stored{Part: store.PartObject, Document: handle, Name: name, Value: bytes.Clone(d.objects[name])})
 			}
 		}
 		for key, r := range s.rows {

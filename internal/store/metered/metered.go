@@ -72,12 +72,3 @@ func (m *metered) read(err error) {
 		m.corruptReads.Inc()
 	}
 }
-
-// Walk is the engine's, if it can.
-func (m *metered) Walk(ctx context.Context, visit func(store.Stored) error) error {
-	w, ok := m.Store.(store.Walker)
-	if !ok {
-		return errors.ErrUnsupported
-	}
-	return w.Walk(ctx, visit)
-}

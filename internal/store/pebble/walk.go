@@ -10,8 +10,6 @@ import (
 	"github.com/tidelock/tidelock/internal/store"
 )
 
-var _ store.Walker = (*engine)(nil)
-
 // Walk reads a snapshot; writers go on meanwhile.
 func (e *engine) Walk(ctx context.Context, visit func(store.Stored) error) error {
 	leave, err := e.enter(ctx)

@@ -164,6 +164,9 @@ func (e *Engine) getBlob(ctx context.Context, place []byte, size int64) ([]byte,
 	ctx, cancel := context.WithTimeout(ctx, blobTimeout)
 	defer cancel()
 	value, err := e.blobs.store.Get(ctx, name, int(size))
+	if errors.Is(err, blobs.ErrTooLarge) {
+		return nil, corrupt("an object's blob", err)
+	}
 	if err != nil && !errors.Is(err, blobs.ErrNotFound) {
 		return nil, fail("get an object from the object store", err)
 	}

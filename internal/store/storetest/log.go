@@ -45,6 +45,7 @@ func TestStore(t *testing.T, open func(t *testing.T) store.Store) {
 		{"RowWrittenTwiceIsRefused", rowWrittenTwiceIsRefused},
 		{"ListRowsInOrder", listRowsInOrder},
 		{"OneOfManyRowWritersWins", oneOfManyRowWritersWins},
+		{"WalkShowsEverything", walkShowsEverything},
 		{"ClosedIsSaid", closedIsSaid},
 		{"WritableUntilClosed", writableUntilClosed},
 		{"CancelledCallsChangeNothing", cancelledCallsChangeNothing},
