@@ -30,6 +30,8 @@ require (
 	golang.org/x/time v0.16.0
 )
 
+require github.com/decred/dcrd/dcrec/secp256k1/v4 v4.4.1
+
 require (
 	github.com/Azure/azure-sdk-for-go/sdk/internal v1.13.0 // indirect
 	github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/internal v1.2.0 // indirect

@@ -3,6 +3,7 @@
 package pkcs11
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rsa"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"math/big"
 
+	"github.com/decred/dcrd/dcrec/secp256k1/v4"
 	p11 "github.com/miekg/pkcs11"
 )
 
@@ -17,13 +19,16 @@ import (
 var exponent = []byte{1, 0, 1}
 
 var curves = map[string]struct {
-	curve elliptic.Curve
-	oid   asn1.ObjectIdentifier // RFC 5480, 2.1.1.1
+	curve elliptic.Curve        // nil for P-256K, which the standard library does not have
+	oid   asn1.ObjectIdentifier // RFC 5480, 2.1.1.1; SEC 2, A.2.1
 }{
 	"P-256": {elliptic.P256(), asn1.ObjectIdentifier{1, 2, 840, 10045, 3, 1, 7}},
+	p256k:   {nil, asn1.ObjectIdentifier{1, 3, 132, 0, 10}},
 	"P-384": {elliptic.P384(), asn1.ObjectIdentifier{1, 3, 132, 0, 34}},
 	"P-521": {elliptic.P521(), asn1.ObjectIdentifier{1, 3, 132, 0, 35}},
 }
+
+const p256k = "P-256K"
 
 func attribute(kind uint, value any) *p11.Attribute { return p11.NewAttribute(kind, value) }
 
@@ -42,6 +47,10 @@ func keptRSA(id string, more ...*p11.Attribute) []*p11.Attribute {
 
 func keptEC(id string, more ...*p11.Attribute) []*p11.Attribute {
 	return kept(p11.CKO_PRIVATE_KEY, p11.CKK_EC, id, append(more, attribute(p11.CKA_SIGN, true))...)
+}
+
+func keptMAC(id string, more ...*p11.Attribute) []*p11.Attribute {
+	return kept(p11.CKO_SECRET_KEY, p11.CKK_GENERIC_SECRET, id, append(more, attribute(p11.CKA_SIGN, true))...)
 }
 
 func keptAES(id string, more ...*p11.Attribute) []*p11.Attribute {
@@ -65,8 +74,9 @@ func (t *Token) GenerateRSA(id string, bits int) (*rsa.PublicKey, error) {
 	return key, nil
 }
 
-// GenerateEC makes a key on P-256, P-384 or P-521.
-func (t *Token) GenerateEC(id string, curve string) (*ecdsa.PublicKey, error) {
+// GenerateEC makes a key on P-256, P-384 or P-521, whose public key is an
+// *ecdsa.PublicKey, or on P-256K, where it is a *secp256k1.PublicKey.
+func (t *Token) GenerateEC(id string, curve string) (crypto.PublicKey, error) {
 	c, ok := curves[curve]
 	if !ok {
 		return nil, fmt.Errorf("curve %q is not one of the token's", curve)
@@ -84,6 +94,9 @@ func (t *Token) GenerateEC(id string, curve string) (*ecdsa.PublicKey, error) {
 	var point []byte // an OCTET STRING around the point
 	if _, err := asn1.Unmarshal(value, &point); err != nil {
 		return nil, fmt.Errorf("the token's EC point: %w", err)
+	}
+	if curve == p256k {
+		return secp256k1.ParsePubKey(point)
 	}
 	return ecdsa.ParseUncompressedPublicKey(c.curve, point)
 }
@@ -109,15 +122,28 @@ func (t *Token) generatePair(mechanism uint, public, private []*p11.Attribute, w
 
 // GenerateAES makes an AES key of 128, 192 or 256 bits.
 func (t *Token) GenerateAES(id string, bits int) error {
+	return t.generate(p11.CKM_AES_KEY_GEN, keptAES(id, attribute(p11.CKA_VALUE_LEN, bits/8)))
+}
+
+// GenerateMAC makes a key for HMAC.
+func (t *Token) GenerateMAC(id string, bits int) error {
+	return t.generate(p11.CKM_GENERIC_SECRET_KEY_GEN, keptMAC(id, attribute(p11.CKA_VALUE_LEN, bits/8)))
+}
+
+func (t *Token) generate(mechanism uint, object []*p11.Attribute) error {
 	return t.with(func(session p11.SessionHandle) error {
-		_, err := t.ctx.GenerateKey(session, []*p11.Mechanism{p11.NewMechanism(p11.CKM_AES_KEY_GEN, nil)},
-			keptAES(id, attribute(p11.CKA_VALUE_LEN, bits/8)))
+		_, err := t.ctx.GenerateKey(session, []*p11.Mechanism{p11.NewMechanism(mechanism, nil)}, object)
 		return err
 	})
 }
 
-// Import puts an *rsa.PrivateKey, an *ecdsa.PrivateKey, or the []byte of an AES key into
-// the token, from where it does not come back.
+// ImportMAC puts a key for HMAC into the token.
+func (t *Token) ImportMAC(id string, key []byte) error {
+	return t.create(keptMAC(id, attribute(p11.CKA_VALUE, key)))
+}
+
+// Import puts an *rsa.PrivateKey, an *ecdsa.PrivateKey, a *secp256k1.PrivateKey, or the
+// []byte of an AES key into the token, from where it does not come back.
 func (t *Token) Import(id string, key any) error {
 	var object []*p11.Attribute
 	switch k := key.(type) {
@@ -129,22 +155,34 @@ func (t *Token) Import(id string, key any) error {
 			attribute(p11.CKA_EXPONENT_1, k.Precomputed.Dp.Bytes()), attribute(p11.CKA_EXPONENT_2, k.Precomputed.Dq.Bytes()),
 			attribute(p11.CKA_COEFFICIENT, k.Precomputed.Qinv.Bytes()))
 	case *ecdsa.PrivateKey:
-		oid, err := asn1.Marshal(curves[k.Curve.Params().Name].oid)
-		if err != nil {
-			return err
-		}
 		d, err := k.Bytes()
 		if err != nil {
 			return err
 		}
-		object = keptEC(id, attribute(p11.CKA_EC_PARAMS, oid), attribute(p11.CKA_VALUE, d))
+		if object, err = importEC(id, k.Curve.Params().Name, d); err != nil {
+			return err
+		}
+	case *secp256k1.PrivateKey:
+		var err error
+		if object, err = importEC(id, p256k, k.Serialize()); err != nil {
+			return err
+		}
 	case []byte:
 		object = keptAES(id, attribute(p11.CKA_VALUE, k))
 	default:
 		return fmt.Errorf("a %T is no key that a token takes", key)
 	}
+	return t.create(object)
+}
+
+func (t *Token) create(object []*p11.Attribute) error {
 	return t.with(func(session p11.SessionHandle) error {
 		_, err := t.ctx.CreateObject(session, object)
 		return err
 	})
+}
+
+func importEC(id, curve string, d []byte) ([]*p11.Attribute, error) {
+	oid, err := asn1.Marshal(curves[curve].oid)
+	return keptEC(id, attribute(p11.CKA_EC_PARAMS, oid), attribute(p11.CKA_VALUE, d)), err
 }

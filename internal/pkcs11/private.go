@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"slices"
 
+	"github.com/decred/dcrd/dcrec/secp256k1/v4"
 	p11 "github.com/miekg/pkcs11"
 )
 
@@ -22,7 +23,7 @@ func (t *Token) Private(id string, public crypto.PublicKey) (any, error) {
 	switch k := public.(type) {
 	case *rsa.PublicKey:
 		return &rsaKey{t, id, k}, nil
-	case *ecdsa.PublicKey:
+	case *ecdsa.PublicKey, *secp256k1.PublicKey:
 		return &ecKey{t, id, k}, nil
 	}
 	return nil, fmt.Errorf("a %T is no public key of a token's", public)
@@ -109,9 +110,18 @@ func (t *Token) decrypt(id string, class uint, m *p11.Mechanism, c []byte) (out 
 	return out, err
 }
 
-func (t *Token) sign(id string, m *p11.Mechanism, data []byte) (out []byte, err error) {
+// MAC is the HMAC of data, by a key of at least the hash's length.
+func (t *Token) MAC(id string, h crypto.Hash, data []byte) ([]byte, error) {
+	mechanism, known := map[crypto.Hash]uint{crypto.SHA256: p11.CKM_SHA256_HMAC, crypto.SHA384: p11.CKM_SHA384_HMAC, crypto.SHA512: p11.CKM_SHA512_HMAC}[h]
+	if !known {
+		return nil, fmt.Errorf("HMAC with %v is not supported", h)
+	}
+	return t.sign(id, p11.CKO_SECRET_KEY, p11.NewMechanism(mechanism, nil), data)
+}
+
+func (t *Token) sign(id string, class uint, m *p11.Mechanism, data []byte) (out []byte, err error) {
 	err = t.with(func(session p11.SessionHandle) error {
-		key, err := t.find(session, id, p11.CKO_PRIVATE_KEY)
+		key, err := t.find(session, id, class)
 		if err != nil {
 			return err
 		}
@@ -149,27 +159,27 @@ func (k *rsaKey) Sign(_ io.Reader, digest []byte, options crypto.SignerOpts) ([]
 		return nil, fmt.Errorf("signatures with %v are not supported", options.HashFunc())
 	}
 	if _, pss := options.(*rsa.PSSOptions); pss {
-		return k.token.sign(k.id, p11.NewMechanism(p11.CKM_RSA_PKCS_PSS, p11.NewPSSParams(h.mechanism, h.mgf, uint(len(digest)))), digest)
+		return k.token.sign(k.id, p11.CKO_PRIVATE_KEY, p11.NewMechanism(p11.CKM_RSA_PKCS_PSS, p11.NewPSSParams(h.mechanism, h.mgf, uint(len(digest)))), digest)
 	}
 	data := slices.Concat(h.info, digest)
 	const least = 11 // of padding
 	if len(data)+least > k.public.Size() {
 		return nil, rsa.ErrMessageTooLong
 	}
-	return k.token.sign(k.id, p11.NewMechanism(p11.CKM_RSA_PKCS, nil), data)
+	return k.token.sign(k.id, p11.CKO_PRIVATE_KEY, p11.NewMechanism(p11.CKM_RSA_PKCS, nil), data)
 }
 
 type ecKey struct {
 	token  *Token
 	id     string
-	public *ecdsa.PublicKey
+	public crypto.PublicKey
 }
 
 func (k *ecKey) Public() crypto.PublicKey { return k.public }
 
 // Sign gives r and s in ASN.1, as crypto.Signer wants it.
 func (k *ecKey) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) ([]byte, error) {
-	raw, err := k.token.sign(k.id, p11.NewMechanism(p11.CKM_ECDSA, nil), digest)
+	raw, err := k.token.sign(k.id, p11.CKO_PRIVATE_KEY, p11.NewMechanism(p11.CKM_ECDSA, nil), digest)
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,8 @@ import (
 	"testing"
 
 	"github.com/c2sp/wycheproof"
+	"github.com/decred/dcrd/dcrec/secp256k1/v4"
+	signatures "github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
 
 	"github.com/tidelock/tidelock/internal/pkcs11"
 	"github.com/tidelock/tidelock/internal/pkcs11/softhsm"
@@ -119,16 +121,101 @@ func TestECInTheToken(t *testing.T) {
 		if err := token.Import("imported "+name, private); err != nil {
 			t.Fatal(err)
 		}
-		for id, public := range map[string]*ecdsa.PublicKey{"made " + name: made, "imported " + name: &private.PublicKey} {
+		for id, public := range map[string]crypto.PublicKey{"made " + name: made, "imported " + name: &private.PublicKey} {
 			key, err := token.Private(id, public)
 			if err != nil {
 				t.Fatal(err)
 			}
 			digest := bytes.Repeat([]byte{7}, 32)
 			signed, err := key.(crypto.Signer).Sign(rand.Reader, digest, crypto.SHA256)
-			if err != nil || !ecdsa.VerifyASN1(public, digest, signed) {
+			if err != nil || !ecdsa.VerifyASN1(public.(*ecdsa.PublicKey), digest, signed) {
 				t.Errorf("%s: %v", id, err)
 			}
+		}
+	}
+}
+
+func TestP256KInTheToken(t *testing.T) {
+	token := openToken(t)
+	made, err := token.GenerateEC("made", "P-256K")
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := secp256k1.GeneratePrivateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := token.Import("imported", private); err != nil {
+		t.Fatal(err)
+	}
+	for id, public := range map[string]crypto.PublicKey{"made": made, "imported": private.PubKey()} {
+		key, err := token.Private(id, public)
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest := bytes.Repeat([]byte{7}, 32)
+		signed, err := key.(crypto.Signer).Sign(rand.Reader, digest, crypto.SHA256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if parsed, err := signatures.ParseDERSignature(signed); err != nil || !parsed.Verify(digest, public.(*secp256k1.PublicKey)) {
+			t.Errorf("%s: got %x, %v", id, signed, err)
+		}
+	}
+}
+
+// The published vectors of HMAC, with keys that are long enough for the hash.
+func TestMACsInTheToken(t *testing.T) {
+	token := openToken(t)
+	if err := token.GenerateMAC("made", 256); err != nil {
+		t.Fatal(err)
+	}
+	first, err := token.MAC("made", crypto.SHA256, []byte("x"))
+	second, again := token.MAC("made", crypto.SHA256, []byte("x"))
+	if err != nil || again != nil || len(first) != 32 || !bytes.Equal(first, second) {
+		t.Errorf("got %x, %v, then %x, %v", first, err, second, again)
+	}
+	if _, err := token.MAC("made", crypto.SHA1, []byte("x")); err == nil {
+		t.Error("a MAC with SHA-1 was made")
+	}
+	for file, h := range map[string]crypto.Hash{"hmac_sha256_test.json": crypto.SHA256, "hmac_sha384_test.json": crypto.SHA384, "hmac_sha512_test.json": crypto.SHA512} {
+		raw, err := fs.ReadFile(wycheproof.TestVectors, file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var suite struct {
+			Groups []struct {
+				KeySize, TagSize int
+				Tests            []struct {
+					ID                    int `json:"tcId"`
+					Key, Msg, Tag, Result string
+				} `json:"tests"`
+			} `json:"testGroups"`
+		}
+		if err := json.Unmarshal(raw, &suite); err != nil {
+			t.Fatal(err)
+		}
+		ran := 0
+		for _, group := range suite.Groups {
+			if group.KeySize < 8*h.Size() || group.TagSize != 8*h.Size() {
+				continue
+			}
+			for _, test := range group.Tests {
+				if err := token.ImportMAC("vector", unhex(t, test.Key)); err != nil {
+					t.Fatal(err)
+				}
+				got, err := token.MAC("vector", h, unhex(t, test.Msg))
+				if err != nil || bytes.Equal(got, unhex(t, test.Tag)) != (test.Result == "valid") {
+					t.Errorf("%s, vector %d: got %x, %v, want %s %s", file, test.ID, got, err, test.Result, test.Tag)
+				}
+				if err := token.Destroy("vector"); err != nil {
+					t.Fatal(err)
+				}
+				ran++
+			}
+		}
+		if ran < 20 {
+			t.Errorf("%s: only %d vectors ran", file, ran)
 		}
 	}
 }

@@ -163,9 +163,10 @@ func TestAlgorithmsOfTheRealClient(t *testing.T) {
 	c.put(t, c.vault("crypto"))
 	keys := c.keys(t, "crypto", &http.Client{Transport: c.vaults.Transport()})
 	for name, p := range map[string]azkeys.CreateKeyParameters{
-		"rsa":  {Kty: to.Ptr(azkeys.KeyTypeRSA)},
-		"p256": {Kty: to.Ptr(azkeys.KeyTypeEC)},
-		"p521": {Kty: to.Ptr(azkeys.KeyTypeEC), Curve: to.Ptr(azkeys.CurveNameP521)},
+		"rsa":   {Kty: to.Ptr(azkeys.KeyTypeRSA)},
+		"p256":  {Kty: to.Ptr(azkeys.KeyTypeEC)},
+		"p256k": {Kty: to.Ptr(azkeys.KeyTypeEC), Curve: to.Ptr(azkeys.CurveNameP256K)},
+		"p521":  {Kty: to.Ptr(azkeys.KeyTypeEC), Curve: to.Ptr(azkeys.CurveNameP521)},
 	} {
 		if _, err := keys.CreateKey(t.Context(), name, p, nil); err != nil {
 			t.Fatal(err)
@@ -193,6 +194,7 @@ func TestAlgorithmsOfTheRealClient(t *testing.T) {
 		{"rsa", azkeys.SignatureAlgorithmRS256, 32},
 		{"rsa", azkeys.SignatureAlgorithmPS512, 64},
 		{"p256", azkeys.SignatureAlgorithmES256, 32},
+		{"p256k", azkeys.SignatureAlgorithmES256K, 32},
 		{"p521", azkeys.SignatureAlgorithmES512, 64},
 	} {
 		digest := bytes.Repeat([]byte{7}, test.size)

@@ -1,10 +1,14 @@
 package vault
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
+	"fmt"
 	"math/big"
 	"strings"
+
+	"github.com/decred/dcrd/dcrec/secp256k1/v4"
 )
 
 // publicKey is a key as a JWK (RFC 7517); private members never appear.
@@ -99,18 +103,36 @@ func (s *Service) bundle(v Vault, k keyRow, row versionRow) (keyBundle, error) {
 	}
 	public := publicKey{ID: s.keyID(v, k.Name, row.ID), Type: row.Type, Operations: row.Operations}
 	switch key := parsed.(type) {
+	case nil:
 	case *rsa.PublicKey:
 		public.N = encodeBinary(key.N.Bytes())
 		public.E = encodeBinary(big.NewInt(int64(key.E)).Bytes())
-	case *ecdsa.PublicKey:
-		point, err := key.Bytes() // 4, x, y: SEC 1, 2.3.3
+	default:
+		x, y, err := coordinates(key)
 		if err != nil {
 			return keyBundle{}, err
 		}
-		half := (len(point) - 1) / 2
-		public.Curve, public.X, public.Y = row.Curve, encodeBinary(point[1:1+half]), encodeBinary(point[1+half:])
+		public.Curve, public.X, public.Y = row.Curve, encodeBinary(x), encodeBinary(y)
 	}
 	return keyBundle{Key: public, Attributes: v.attributes(row), Tags: row.Tags, deletedBundle: s.deletedBundle(v, k)}, nil
+}
+
+// coordinates of a public key on any of the curves, each as long as the field.
+func coordinates(public crypto.PublicKey) (x, y []byte, err error) {
+	var point []byte // 4, x, y: SEC 1, 2.3.3
+	switch key := public.(type) {
+	case *ecdsa.PublicKey:
+		point, err = key.Bytes()
+	case *secp256k1.PublicKey:
+		point = key.SerializeUncompressed()
+	default:
+		err = fmt.Errorf("a %T is not on a curve", public)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	half := (len(point) - 1) / 2
+	return point[1 : 1+half], point[1+half:], nil
 }
 
 func (s *Service) deletedBundle(v Vault, k keyRow) *deletedBundle {

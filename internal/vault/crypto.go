@@ -32,19 +32,28 @@ const (
 )
 
 var (
-	rsaOperations = []string{opEncrypt, opDecrypt, opSign, opVerify, opWrap, opUnwrap}
-	ecOperations  = []string{opSign, opVerify}
-	octOperations = []string{opEncrypt, opDecrypt, opWrap, opUnwrap}
+	rsaOperations  = []string{opEncrypt, opDecrypt, opSign, opVerify, opWrap, opUnwrap}
+	signOperations = []string{opSign, opVerify} // of EC keys, and of oct keys that make MACs
+	octOperations  = []string{opEncrypt, opDecrypt, opWrap, opUnwrap}
 )
 
-// curves that the standard library has; P-256K is not among them.
+// curves that the standard library has; P-256K, which keys may be on too, is not among them.
 var curves = map[string]elliptic.Curve{"P-256": elliptic.P256(), "P-384": elliptic.P384(), "P-521": elliptic.P521()}
+
+// fieldBytes is the length of a coordinate on a curve, and of each half of a signature.
+func fieldBytes(curve string) int {
+	if curve == curveP256K {
+		return p256kBytes
+	}
+	return (curves[curve].Params().BitSize + 7) / 8
+}
 
 // keySpec is a key to be made.
 type keySpec struct {
 	kind  string // one of the types
 	bits  int    // of an RSA or oct key
 	curve string // of an EC key
+	mac   bool   // of an oct key: it is for HMAC, and for nothing else
 }
 
 func (k keySpec) isRSA() bool { return k.kind == typeRSA || k.kind == typeRSAHSM }
@@ -59,10 +68,10 @@ func (k keySpec) operations() []string {
 	switch {
 	case k.isRSA():
 		return rsaOperations
-	case k.kind == typeOctHSM:
+	case k.kind == typeOctHSM && !k.mac:
 		return octOperations
 	}
-	return ecOperations
+	return signOperations
 }
 
 // encryption is an algorithm that encrypts and wraps, which for RSA is the same.
@@ -149,7 +158,16 @@ func (v versionRow) checkAlgorithm(operation, alg, kid string) error {
 	switch operation {
 	case opSign, opVerify:
 		var s signature
-		if s, known = signatures[alg]; known && s.curve != "" {
+		switch s, known = signatures[alg]; {
+		case s.mac:
+			fits = []string{typeOctHSM}
+			if v.Bits != 0 && v.Bits < 8*s.hash.Size() { // RFC 7518, 3.2
+				return badParameter("Key and signing algorithm are incompatible. Key %s has %d bits, and algorithm '%s' needs %d.", kid, v.Bits, alg, 8*s.hash.Size())
+			}
+		case s.curve != "":
+			if err := checkApproved(s.curve); err != nil {
+				return err
+			}
 			fits = []string{typeEC, typeECHSM}
 			if v.Curve != "" && v.Curve != s.curve {
 				return badParameter("Key and signing algorithm are incompatible. Key %s is on curve '%s', and algorithm '%s' can only be used with curve '%s'.", kid, v.Curve, alg, s.curve)
@@ -169,10 +187,6 @@ func (v versionRow) checkAlgorithm(operation, alg, kid string) error {
 
 // unsupported names algorithms of the service that are not served, and why.
 var unsupported = map[string]string{
-	"ES256K": "keys on curve P-256K are not",
-	"HS256":  "a token's AES keys do not make MACs",
-	"HS384":  "a token's AES keys do not make MACs",
-	"HS512":  "a token's AES keys do not make MACs",
 	// SoftHSM 2.6.1 pads otherwise than RFC 5649.
 	"CKM_AES_KEY_WRAP_PAD": "use CKM_AES_KEY_WRAP",
 }

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"bytes"
+	"crypto/fips140"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -69,6 +70,7 @@ func TestWycheproofSignatures(t *testing.T) {
 		"rsa_signature_3072_sha384_test.json":    "RS384",
 		"rsa_pss_2048_sha256_mgf1_32_test.json":  "PS256",
 		"ecdsa_secp256r1_sha256_p1363_test.json": "ES256",
+		"ecdsa_secp256k1_sha256_p1363_test.json": "ES256K",
 		"ecdsa_secp521r1_sha512_p1363_test.json": "ES512",
 	} {
 		t.Run(file, func(t *testing.T) {
@@ -91,7 +93,7 @@ func TestWycheproofSignatures(t *testing.T) {
 			}
 			ran := 0
 			for _, group := range suite.Groups {
-				row := versionRow{ID: "vector", Public: unhex(t, group.Public)}
+				row := versionRow{ID: "vector", Public: unhex(t, group.Public), Curve: signatures[alg].curve}
 				for _, test := range group.Tests {
 					h := signatures[alg].hash.New()
 					h.Write(unhex(t, test.Msg))
@@ -106,6 +108,62 @@ func TestWycheproofSignatures(t *testing.T) {
 				t.Errorf("only %d vectors ran", ran)
 			}
 		})
+	}
+}
+
+// TestP256KIsStoredAsOthersStoreIt reads a key that OpenSSL made, and what is written of it.
+func TestP256KIsStoredAsOthersStoreIt(t *testing.T) {
+	const (
+		number = "120b29b7127afb549be0ad23beb0ba97fd18be7ff5f503ad0485b65cc8472248"
+		point  = "04281c0dd768673f58cb0a78696a66b54f5b20f784f47c3ae5a346dac22b7ed3bc277d09721ee007f69254ff8dc7ef5dd3ab9a4709b7bb19433e7959d24775cd2d"
+		pkcs8  = "308184020100301006072a8648ce3d020106052b8104000a046d306b0201010420" + number + "a144034200" + point
+		spki   = "3056301006072a8648ce3d020106052b8104000a034200" + point
+	)
+	key, err := parsePrivateP256K(unhex(t, pkcs8))
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := versionRow{ID: "vector", Curve: curveP256K}
+	if err := row.setPrivate(key); err != nil {
+		t.Fatal(err)
+	}
+	if got := hex.EncodeToString(row.Public); got != spki {
+		t.Errorf("public key: got %s, want %s", got, spki)
+	}
+	if again, err := parsePrivateP256K(row.Private); err != nil || hex.EncodeToString(again.key.Serialize()) != number {
+		t.Errorf("private key: got %x, %v", row.Private, err)
+	}
+	digest := bytes.Repeat([]byte{7}, 32)
+	signed, err := new(Service).sign(row, "ES256K", digest)
+	if err != nil || len(signed) != 64 {
+		t.Fatalf("sign: got %x, %v", signed, err)
+	}
+	if good, err := row.verify("ES256K", digest, signed); err != nil || !good {
+		t.Errorf("verify: %t, %v", good, err)
+	}
+	for name, der := range map[string]string{
+		"nothing": "", "another curve": strings.Replace(pkcs8, "052b8104000a", "052b81040022", 1), "more behind": pkcs8 + "00",
+		"the number zero": strings.Replace(pkcs8, number, strings.Repeat("00", 32), 1), "a short number": strings.Replace(pkcs8, "306b0201010420"+number, "306b020101041f"+number[:62], 1),
+	} {
+		if _, err := parsePrivateP256K(unhex(t, der)); err == nil {
+			t.Errorf("%s: is a private key", name)
+		}
+	}
+	for name, der := range map[string]string{"nothing": "", "another curve": strings.Replace(spki, "052b8104000a", "052b81040022", 1), "a point off the curve": spki[:len(spki)-2] + "2e"} {
+		if _, err := parsePublicP256K(unhex(t, der)); err == nil {
+			t.Errorf("%s: is a public key", name)
+		}
+	}
+}
+
+func TestP256KIsRefusedUnderFIPS(t *testing.T) {
+	for name, err := range map[string]error{
+		"create": func() error { _, err := createBody{Type: typeEC, Curve: curveP256K}.spec(Vault{}); return err }(),
+		"sign":   versionRow{Type: typeEC, Curve: curveP256K}.checkAlgorithm(opSign, "ES256K", "k"),
+	} {
+		if (err != nil) != fips140.Enforced() {
+			t.Errorf("%s: got %v with FIPS 140 enforced: %t", name, err, fips140.Enforced())
+		}
 	}
 }
 

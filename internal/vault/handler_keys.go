@@ -64,7 +64,9 @@ func updateKey(ctx context.Context, s *Service, c *call) (any, error) {
 	return s.answer(c, k, row, err)
 }
 
-func (v versionRow) spec() keySpec { return keySpec{kind: v.Type, bits: v.Bits, curve: v.Curve} }
+func (v versionRow) spec() keySpec {
+	return keySpec{kind: v.Type, bits: v.Bits, curve: v.Curve, mac: v.MAC}
+}
 
 func deleteKey(ctx context.Context, s *Service, c *call) (any, error) {
 	k, row, err := s.remove(ctx, c.vault, c.target.key)
@@ -186,7 +188,7 @@ func operate(ctx context.Context, s *Service, c *call) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		good, err := row.verify(body.Algorithm, digest, in.value)
+		good, err := s.verify(row, body.Algorithm, digest, in.value)
 		if err != nil {
 			return nil, err
 		}
@@ -205,14 +207,14 @@ func operate(ctx context.Context, s *Service, c *call) (any, error) {
 
 func (s *Service) operate(v versionRow, operation, alg string, in operand) (out operand, err error) {
 	switch {
+	case operation == opSign:
+		out.value, err = s.sign(v, alg, in.value)
 	case v.Type == typeOctHSM:
 		return s.operateAES(v, operation, alg, in)
 	case operation == opEncrypt || operation == opWrap:
 		out.value, err = v.encrypt(alg, in.value)
-	case operation == opDecrypt || operation == opUnwrap:
-		out.value, err = s.decrypt(v, alg, in.value)
 	default:
-		out.value, err = s.sign(v, alg, in.value)
+		out.value, err = s.decrypt(v, alg, in.value)
 	}
 	return out, err
 }

@@ -122,6 +122,47 @@ func TestManagedHSM(t *testing.T) {
 		t.Errorf("verify: %v", err)
 	}
 
+	// A key for HMAC is one from the start, and another kind of key than one of AES.
+	sign, verify := azkeys.KeyOperationSign, azkeys.KeyOperationVerify
+	mac := azkeys.CreateKeyParameters{Kty: to.Ptr(azkeys.KeyTypeOctHSM), KeySize: to.Ptr[int32](384), KeyOps: []*azkeys.KeyOperation{&sign, &verify}}
+	if _, err := keys.CreateKey(ctx, "mac", mac, nil); err != nil {
+		t.Fatal(err)
+	}
+	for alg, fits := range map[azkeys.SignatureAlgorithm]bool{azkeys.SignatureAlgorithmHS256: true, azkeys.SignatureAlgorithmHS384: true, azkeys.SignatureAlgorithmHS512: false, azkeys.SignatureAlgorithmES256: false} {
+		signed, err := keys.Sign(ctx, "mac", "", azkeys.SignParameters{Algorithm: &alg, Value: secret}, nil)
+		if !fits {
+			refused(t, string(alg)+" with 384 bits", err, 400, "BadParameter", "")
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, value := range [][]byte{secret, secret[1:]} {
+			good, err := keys.Verify(ctx, "mac", "", azkeys.VerifyParameters{Algorithm: &alg, Digest: value, Signature: signed.Result}, nil)
+			if err != nil || *good.Value != (len(value) == len(secret)) {
+				t.Errorf("%s of %q: got %v, %v", alg, value, good.Value, err)
+			}
+		}
+	}
+	hs256 := azkeys.SignatureAlgorithmHS256
+	_, err = keys.Sign(ctx, "oct-HSM", "", azkeys.SignParameters{Algorithm: &hs256, Value: secret}, nil)
+	refused(t, "sign with a key of AES", err, 403, "Forbidden", "")
+	_, err = keys.Encrypt(ctx, "mac", "", azkeys.KeyOperationParameters{Algorithm: to.Ptr(azkeys.EncryptionAlgorithmCKMAESKEYWRAP), Value: secret}, nil)
+	refused(t, "wrap with a key of HMAC", err, 400, "BadParameter", "")
+	mac.KeyOps = append(mac.KeyOps, to.Ptr(azkeys.KeyOperationWrapKey))
+	_, err = keys.CreateKey(ctx, "both", mac, nil)
+	refused(t, "a key of both", err, 400, "BadParameter", "")
+	if _, err := keys.RotateKey(ctx, "mac", nil); err != nil {
+		t.Errorf("rotate: %v", err)
+	}
+	if _, err := keys.DeleteKey(ctx, "mac", nil); err != nil {
+		t.Fatal(err)
+	}
+	c.assign(t, "contoso", "/keys/mac", officer, c.admin.ObjectID)
+	if _, err := keys.PurgeDeletedKey(ctx, "mac", nil); err != nil {
+		t.Fatal(err)
+	}
+
 	gcm := azkeys.EncryptionAlgorithmA256GCM
 	sealed, err := keys.Encrypt(ctx, "oct-HSM", "", azkeys.KeyOperationParameters{Algorithm: &gcm, Value: secret, AdditionalAuthenticatedData: []byte("bound")}, nil)
 	if err != nil || len(sealed.IV) != 12 || len(sealed.AuthenticationTag) != 16 {

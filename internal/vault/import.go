@@ -76,7 +76,7 @@ func importKeyHandler(ctx context.Context, s *Service, c *call) (any, error) {
 
 // place puts an imported key where a made one of its type would be.
 func (s *Service) place(spec keySpec, key any, row *versionRow) error {
-	row.Type, row.Curve, row.Bits = spec.kind, spec.curve, spec.bits
+	row.is(spec)
 	signer, asymmetric := key.(crypto.Signer)
 	if asymmetric {
 		if err := row.setPrivate(signer); err != nil {
@@ -91,13 +91,22 @@ func (s *Service) place(spec keySpec, key any, row *versionRow) error {
 	}
 	clear(row.Private)
 	row.Private, row.InToken = nil, true
-	if err := s.token.Import(row.ID, key); err != nil {
+	if own, ok := key.(koblitzKey); ok {
+		key = own.key
+	}
+	var err error
+	if raw, ok := key.([]byte); ok && spec.mac {
+		err = s.token.ImportMAC(row.ID, raw)
+	} else {
+		err = s.token.Import(row.ID, key)
+	}
+	if err != nil {
 		return fmt.Errorf("import a key into the token: %w", err)
 	}
 	return nil
 }
 
-// parse checks a JWK and returns the *rsa.PrivateKey, *ecdsa.PrivateKey or []byte in it.
+// parse checks a JWK and returns the crypto.Signer or []byte in it.
 func (k importKey) parse(hsm bool, v Vault) (any, keySpec, error) {
 	if !absent(k.Transfer) {
 		return nil, keySpec{}, badParameter("Property 'key_hsm' is not supported by this vault: transfer packages are for the hardware of their maker.")
@@ -126,7 +135,7 @@ func (k importKey) parse(hsm bool, v Vault) (any, keySpec, error) {
 	if err != nil {
 		return nil, keySpec{}, err
 	}
-	wanted := createBody{Type: kind, Curve: k.Curve}
+	wanted := createBody{Type: kind, Curve: k.Curve, Operations: k.Operations}
 	if bits != 0 {
 		wanted.Bits = &bits
 	}
@@ -180,12 +189,11 @@ func validRSA(k *rsa.PrivateKey) bool {
 	return k.Validate() == nil
 }
 
-func (k importKey) ec() (*ecdsa.PrivateKey, error) {
+func (k importKey) ec() (crypto.Signer, error) {
 	if err := checkCurve(k.Curve); err != nil {
 		return nil, err
 	}
-	curve := curves[k.Curve]
-	size := (curve.Params().BitSize + 7) / 8
+	size := fieldBytes(k.Curve)
 	d, err := number("key.d", k.D)
 	if err != nil {
 		return nil, err
@@ -193,7 +201,12 @@ func (k importKey) ec() (*ecdsa.PrivateKey, error) {
 	if d.BitLen() > 8*size {
 		return nil, badParameter("Property 'key.d' has an invalid value: it is too long for the curve.")
 	}
-	key, err := ecdsa.ParseRawPrivateKey(curve, d.FillBytes(make([]byte, size)))
+	var key crypto.Signer
+	if raw := d.FillBytes(make([]byte, size)); k.Curve == curveP256K {
+		key, err = parseP256K(raw)
+	} else {
+		key, err = ecdsa.ParseRawPrivateKey(curves[k.Curve], raw)
+	}
 	if err != nil {
 		return nil, badParameter("Property 'key.d' has an invalid value: it is no private key of the curve.")
 	}
@@ -205,11 +218,11 @@ func (k importKey) ec() (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	point, err := key.PublicKey.Bytes()
+	ownX, ownY, err := coordinates(key.Public())
 	if err != nil {
-		return nil, fmt.Errorf("import a key: %w", errors.Join(errNotAKey, err))
+		return nil, fmt.Errorf("import a key: %w", err)
 	}
-	if new(big.Int).SetBytes(point[1:1+size]).Cmp(x) != 0 || new(big.Int).SetBytes(point[1+size:]).Cmp(y) != 0 {
+	if new(big.Int).SetBytes(ownX).Cmp(x) != 0 || new(big.Int).SetBytes(ownY).Cmp(y) != 0 {
 		return nil, badParameter("Property 'key' has an invalid value: its numbers do not belong together.")
 	}
 	return key, nil

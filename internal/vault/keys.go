@@ -44,6 +44,7 @@ type versionRow struct {
 	Private    []byte            `json:"private,omitempty"` // PKCS #8; none of a key in the token
 	Public     []byte            `json:"public,omitempty"`  // SubjectPublicKeyInfo; none of an oct key
 	Bits       int               `json:"bits,omitempty"`    // of an RSA or oct key; 0 in rows of old
+	MAC        bool              `json:"mac,omitempty"`     // of an oct key: it is for HMAC alone
 	InToken    bool              `json:"inToken,omitempty"` // the token keeps the private key, under ID
 	Told       string            `json:"told,omitempty"`    // the last of its events that time brought: nearExpiry, expired
 }

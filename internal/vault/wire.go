@@ -116,7 +116,10 @@ func (b createBody) spec(v Vault) (keySpec, error) {
 		if k.curve = b.Curve; k.curve == "" {
 			k.curve = "P-256"
 		}
-		return k, checkCurve(k.curve)
+		if err := checkCurve(k.curve); err != nil {
+			return k, err
+		}
+		return k, checkApproved(k.curve)
 	}
 	if b.Curve != "" {
 		return k, badParameter("Property 'crv' does not apply to keys of type '%s'.", b.Type)
@@ -135,28 +138,30 @@ func (b createBody) spec(v Vault) (keySpec, error) {
 }
 
 func (b createBody) octSpec() (keySpec, error) {
-	k := keySpec{kind: b.Type, bits: 256}
+	signs := func(operation string) bool { return canonical(signOperations, operation) != "" }
+	k := keySpec{kind: b.Type, bits: 256, mac: slices.ContainsFunc(b.Operations, signs)}
 	if b.Bits != nil {
 		k.bits = *b.Bits
 	}
 	if b.Curve != "" || b.Exponent != nil {
 		return k, badParameter("Properties 'crv' and 'public_exponent' do not apply to keys of type '%s'.", b.Type)
 	}
-	if k.bits != 128 && k.bits != 192 && k.bits != 256 {
+	switch {
+	case k.mac && slices.ContainsFunc(b.Operations, func(operation string) bool { return !signs(operation) }):
+		return k, badParameter("Property 'key_ops' has an invalid value: an oct-HSM key that signs and verifies does nothing else, for in a token a key is either of AES or of HMAC.")
+	case k.mac && k.bits != 256 && k.bits != 384 && k.bits != 512:
+		return k, badParameter("Property 'key_size' has an invalid value: sizes of oct-HSM keys that sign are 256, 384 and 512.")
+	case !k.mac && k.bits != 128 && k.bits != 192 && k.bits != 256:
 		return k, badParameter("Property 'key_size' has an invalid value: sizes of oct-HSM keys are 128, 192 and 256.")
 	}
 	return k, nil
 }
 
-// checkCurve refuses a curve that the standard library does not have.
 func checkCurve(name string) error {
-	switch {
-	case curves[name] != nil:
+	if curves[name] != nil || name == curveP256K {
 		return nil
-	case name == "P-256K":
-		return badParameter("Property 'crv' has an invalid value: keys on curve 'P-256K' are not supported by this vault; use P-256, P-384 or P-521.")
 	}
-	return badParameter("Property 'crv' has an invalid value: '%s'.", printable(name))
+	return badParameter("Property 'crv' has an invalid value: '%s'; curves are P-256, P-256K, P-384 and P-521.", printable(name))
 }
 
 func absent(v jsontext.Value) bool { return len(v) == 0 || string(v) == "null" }
@@ -168,15 +173,24 @@ func operations(asked []string, possible []string) ([]string, error) {
 	}
 	var result []string
 	for _, one := range asked {
-		at := slices.IndexFunc(possible, func(p string) bool { return strings.EqualFold(p, one) })
-		if at < 0 {
+		name := canonical(possible, one)
+		if name == "" {
 			return nil, badParameter("Property 'key_ops' has an invalid value: '%s'.", printable(one))
 		}
-		if !slices.Contains(result, possible[at]) {
-			result = append(result, possible[at])
+		if !slices.Contains(result, name) {
+			result = append(result, name)
 		}
 	}
 	return result, nil
+}
+
+// canonical is the one of possible that is name in any case; "" if none is.
+func canonical(possible []string, name string) string {
+	at := slices.IndexFunc(possible, func(p string) bool { return strings.EqualFold(p, name) })
+	if at < 0 {
+		return ""
+	}
+	return possible[at]
 }
 
 // maxUnixSeconds is the end of the year 9999, beyond which clients cannot show a date.

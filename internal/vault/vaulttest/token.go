@@ -7,11 +7,16 @@ import (
 	"crypto/cipher"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/rsa"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
+
+	"github.com/decred/dcrd/dcrec/secp256k1/v4"
+	signatures "github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
 )
 
 // Token is a token as package vault asks for it, without the modes CBC, CBCPAD and KW.
@@ -40,7 +45,14 @@ func (t *Token) GenerateRSA(id string, bits int) (*rsa.PublicKey, error) {
 }
 
 // GenerateEC makes an EC key.
-func (t *Token) GenerateEC(id string, curve string) (*ecdsa.PublicKey, error) {
+func (t *Token) GenerateEC(id string, curve string) (crypto.PublicKey, error) {
+	if curve == "P-256K" {
+		key, err := secp256k1.GeneratePrivateKey()
+		if err != nil {
+			return nil, err
+		}
+		return key.PubKey(), t.Import(id, key)
+	}
 	for _, c := range []elliptic.Curve{elliptic.P256(), elliptic.P384(), elliptic.P521()} {
 		if c.Params().Name == curve {
 			key, err := ecdsa.GenerateKey(c, rand.Reader)
@@ -58,6 +70,34 @@ func (t *Token) GenerateAES(id string, bits int) error {
 	key := make([]byte, bits/8)
 	_, _ = rand.Read(key)
 	return t.Import(id, key)
+}
+
+// macKey is a key for HMAC.
+type macKey []byte
+
+// GenerateMAC makes a key for HMAC.
+func (t *Token) GenerateMAC(id string, bits int) error {
+	key := make([]byte, bits/8)
+	_, _ = rand.Read(key)
+	return t.ImportMAC(id, key)
+}
+
+// ImportMAC takes a key for HMAC.
+func (t *Token) ImportMAC(id string, key []byte) error { return t.Import(id, macKey(key)) }
+
+// MAC is an HMAC.
+func (t *Token) MAC(id string, h crypto.Hash, data []byte) ([]byte, error) {
+	key, err := t.key(id)
+	if err != nil {
+		return nil, err
+	}
+	raw, ok := key.(macKey)
+	if !ok || len(raw) < h.Size() {
+		return nil, errors.New("not a key for HMAC, or too short for the hash")
+	}
+	mac := hmac.New(h.New, raw)
+	mac.Write(data)
+	return mac.Sum(nil), nil
 }
 
 // Import takes a key.
@@ -78,7 +118,21 @@ func (t *Token) key(id string) (any, error) {
 }
 
 // Private returns a key.
-func (t *Token) Private(id string, _ crypto.PublicKey) (any, error) { return t.key(id) }
+func (t *Token) Private(id string, _ crypto.PublicKey) (any, error) {
+	key, err := t.key(id)
+	if k, ok := key.(*secp256k1.PrivateKey); ok {
+		return koblitzSigner{k}, nil
+	}
+	return key, err
+}
+
+type koblitzSigner struct{ key *secp256k1.PrivateKey }
+
+func (k koblitzSigner) Public() crypto.PublicKey { return k.key.PubKey() }
+
+func (k koblitzSigner) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) ([]byte, error) {
+	return signatures.Sign(k.key, digest).Serialize(), nil
+}
 
 func (t *Token) gcm(id, mode string) (cipher.AEAD, error) {
 	key, err := t.key(id)
