@@ -352,3 +352,31 @@ func TestHalfOpenSocket(t *testing.T) {
 		w.leave()
 	})
 }
+
+// A stranger who sends what is refused, and reads no refusal, is cut off while few wait.
+func TestRefusalsThatNobodyReads(t *testing.T) {
+	for name, frame := range map[string]string{"Nacks": `42["submitOp"]`, "ConnectErrors": `42["connect_document"]`} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				dialer := websocket.Dialer{NetDialContext: r.pipes.dial}
+				ws, _, err := dialer.DialContext(t.Context(), "ws://relay.test/socket.io/?EIO=4&transport=websocket", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer ws.Close()
+				most, next := 0, "40"
+				for range 5000 {
+					if ws.WriteMessage(websocket.TextMessage, []byte(next)) != nil {
+						break
+					}
+					next = frame
+					synctest.Wait()
+					most = max(most, r.server.io.QueuedBytes())
+				}
+				if limit := 256 << 10; most > limit {
+					t.Errorf("%d bytes of refusals waited, want at most %d", most, limit)
+				}
+			})
+		})
+	}
+}

@@ -232,6 +232,7 @@ func TestClientsPerDocument(t *testing.T) {
 		}
 		c.connect(connectBody(other, r.token(other), "read"))
 		b.close()
+		synctest.Wait() // its place is free once it is noticed that it left
 		r.read(id)
 		for _, e := range a.all() {
 			if strings.Contains(string(e.args[0]), "third") {

@@ -115,7 +115,7 @@ func (c *connection) Closed(reason string) {
 // nack refuses an op or a signal.
 func (c *connection) nack(r refusal) {
 	c.s.m.nacked(r.code)
-	c.sock.Send(nackFrame(r))
+	c.sock.Answer(nackFrame(r))
 }
 
 // connect answers a connect_document. Nothing of the client is in the document's
@@ -133,12 +133,12 @@ func (c *connection) connect(args []json.RawMessage) {
 	}
 	m, err := parseConnect(args)
 	if err != nil {
-		c.sock.Send(connectErrorFrame(connectInvalid))
+		c.sock.Answer(connectErrorFrame(connectInvalid))
 		return
 	}
 	version, ok := chooseVersion(m.Versions)
 	if !ok {
-		c.sock.Send(connectErrorFrame(versionRefusal(m.Versions)))
+		c.sock.Answer(connectErrorFrame(versionRefusal(m.Versions)))
 		return
 	}
 	ctx, cancel := context.WithTimeout(c.s.base, connectTimeout)
@@ -159,7 +159,7 @@ func (c *connection) connect(args []json.RawMessage) {
 	} else {
 		c.s.c.Log.InfoContext(ctx, "connect refused", "code", r.code, "correlation_id", c.correlationID)
 	}
-	c.sock.Send(connectErrorFrame(r))
+	c.sock.Answer(connectErrorFrame(r))
 }
 
 // join checks the token, opens the document and lets the client in.
@@ -223,7 +223,7 @@ func versionRefusal(wanted []string) refusal {
 // refuse answers a message that is over a rate. Clients stop at the first answer;
 // whoever goes on all the same is cut off.
 func (c *connection) refuse(answer socketio.Frame) {
-	c.sock.Send(answer)
+	c.sock.Answer(answer)
 	if c.refusals++; c.refusals >= maxRefusals {
 		c.sock.Close("too many messages over the limit")
 	}

@@ -24,6 +24,10 @@ const (
 	maxKeptRead = 64 << 10
 	// maxKeptQueue is the longest queue whose memory an idle socket keeps, in frames.
 	maxKeptQueue = 8
+	// maxAnswers is how many answers may wait for a peer to read them. Unlike what others
+	// send it, a peer makes answers wait by itself, as many as it likes and each for a few
+	// bytes, and may do so before anybody knows who it is.
+	maxAnswers = 1000
 )
 
 // Socket is one client's connection. Its methods are safe for concurrent use.
@@ -44,6 +48,7 @@ type Socket struct {
 	writing   bool // the writer runs: there is one while there is something to write
 	queue     []Frame
 	queued    int  // cost of queue, and of what the writer has taken but not written
+	answers   int  // frames that answered the peer since the queue was taken last
 	pinged    bool // a ping is in queue
 	connected bool // the namespace is connected
 	waiting   bool // for a pong
@@ -71,7 +76,7 @@ func (s *Socket) attachLocked(ws *websocket.Conn) {
 	ws.SetReadLimit(int64(s.config.MaxPayload))
 	// The defaults write to the connection themselves.
 	ws.SetPingHandler(func(data string) error {
-		s.Send(controlFrame(websocket.PongMessage, []byte(data)))
+		s.Answer(controlFrame(websocket.PongMessage, []byte(data)))
 		return nil
 	})
 	ws.SetCloseHandler(func(int, string) error { return nil })
@@ -109,6 +114,18 @@ func (s *Socket) Send(frames ...Frame) bool {
 	s.queued += n
 	s.wakeLocked()
 	return true
+}
+
+// Answer is Send for a frame that a message of the peer's own calls for: an
+// acknowledgement, a pong, a refusal. A peer that goes on without reading any is cut off.
+func (s *Socket) Answer(f Frame) bool {
+	s.mu.Lock()
+	s.answers++
+	if s.answers > maxAnswers && !s.closing {
+		s.abortLocked("answers are not read")
+	}
+	s.mu.Unlock()
+	return s.Send(f)
 }
 
 // Close sends what is queued (within a second), then a disconnect, and closes.
@@ -297,9 +314,9 @@ func (s *Socket) handle(opcode int, frame []byte, connect func(*Socket) Handler)
 	case kind == enginePong && rest == "":
 		s.pong()
 	case kind == enginePing && rest == "":
-		s.Send(pongFrame)
+		s.Answer(pongFrame)
 	case kind == enginePing && rest == "probe":
-		s.Send(probeFrame)
+		s.Answer(probeFrame)
 	case kind == engineUpgrade && rest == "", kind == engineNoop && rest == "":
 		// The end of an upgrade from polling, which there was none of: harmless.
 	case kind == engineClose && rest == "":
@@ -348,7 +365,7 @@ func (s *Socket) message(b []byte, connect func(*Socket) Handler) error {
 		}
 		s.handler.Event(name, args)
 		if p.ack {
-			s.Send(ackFrame(p.ackID))
+			s.Answer(ackFrame(p.ackID))
 		}
 	}
 	return nil // an acknowledgement: we never ask for one, so it means nothing
@@ -358,7 +375,7 @@ func (s *Socket) message(b []byte, connect func(*Socket) Handler) error {
 func (s *Socket) foreign(p packet) error {
 	switch p.typ {
 	case packetConnect:
-		s.Send(textFrame("44" + p.namespace + `,{"message":"Invalid namespace"}`))
+		s.Answer(textFrame("44" + p.namespace + `,{"message":"Invalid namespace"}`))
 		return nil
 	case packetDisconnect:
 		return nil
@@ -434,6 +451,7 @@ func (s *Socket) takeLocked(batch []Frame) (taken []Frame, last bool) {
 		return nil, true
 	}
 	taken, s.queue = s.queue, batch[:0]
+	s.answers = 0
 	if !s.closing {
 		return taken, false
 	}

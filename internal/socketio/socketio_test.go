@@ -491,6 +491,46 @@ func TestOverflowClosesAtOnce(t *testing.T) {
 	})
 }
 
+// A peer that asks and asks and reads no answer is cut off while what waits for it is
+// little: it need not have shown who it is. One that reads may ask for ever.
+func TestAnswersThatNobodyReads(t *testing.T) {
+	for name, ask := range map[string]string{
+		"acknowledgements": `421["ping"]`, "pongs": "2", "probes": "2probe", "namespaces": "40/nobody,",
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, Config{}, func(t *testing.T, s *server, ws *websocket.Conn) {
+				rec := join(t, s, ws)
+				go func() {
+					for range rec.events { // or it would block
+					}
+				}()
+				for range 3 * maxAnswers {
+					send(t, ws, ask)
+					receive(t, ws)
+				}
+				asked := 0
+				for ws.WriteMessage(websocket.TextMessage, []byte(ask)) == nil {
+					asked++
+				}
+				if got := <-rec.closed; got != "answers are not read" {
+					t.Errorf("Closed(%q), want answers are not read", got)
+				}
+				close(rec.events)
+				if asked > 2*maxAnswers+2 { // those that the writer holds, and those behind it
+					t.Errorf("%d answers waited, want at most %d", asked, 2*maxAnswers+2)
+				}
+			})
+		})
+	}
+	t.Run("polling", func(t *testing.T) {
+		polls(t, Config{}, func(t *testing.T, s *server, p *poller) {
+			rec := p.join(s)
+			p.do("POST", strings.Repeat("2\x1e", maxAnswers+1)+"2")
+			wantClosed(t, rec, "answers are not read")
+		})
+	})
+}
+
 func TestShutdown(t *testing.T) {
 	inBubble(t, Config{}, func(t *testing.T, s *server, ws *websocket.Conn) {
 		rec := join(t, s, ws)
