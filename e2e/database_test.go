@@ -4,7 +4,9 @@ package e2e
 
 import (
 	"testing"
+	"time"
 
+	"github.com/tidelock/tidelock/e2e/load"
 	"github.com/tidelock/tidelock/internal/store/postgres/pgtest"
 )
 
@@ -14,12 +16,12 @@ func TestDatabaseKilledUnderLoadLosesNothingSeen(t *testing.T) {
 	database := pgtest.Start(t)
 	random := seeded(t)
 	server := newServer(t, "--store", database.NewDatabase(t), "--store-without-standby", "--blobs", "dir:"+t.TempDir())
-	load := startLoad(t, server.endpoint)
+	clients := load.Start(t, server.endpoint, crowd)
 	for range 12 {
-		load.await(t, 50+random.IntN(500))
+		clients.Await(t, 5+random.IntN(50), time.Minute)
 		victims := 1 + random.IntN(3) // one bit for each
 		if victims&1 != 0 {
-			server.kill(t)
+			server.process.Kill()
 		}
 		if victims&2 != 0 {
 			database.Kill()
@@ -31,11 +33,11 @@ func TestDatabaseKilledUnderLoadLosesNothingSeen(t *testing.T) {
 			server.start(t, "serve")
 		}
 	}
-	load.await(t, 500) // all are connected again and go on
-	load.stop()
+	clients.Await(t, 50, time.Minute) // all are connected again and go on
+	clients.Stop()
 	server.stop(t)
 	server.start(t, "serve")
-	load.check(t)
+	clients.Check(t)
 }
 
 // TestDatabaseFailsOverUnderLoad: the database's primary is lost, its standby takes over,
@@ -45,15 +47,15 @@ func TestDatabaseFailsOverUnderLoad(t *testing.T) {
 	standby := primary.StartStandby(t)
 	url := pgtest.URLOf(primary.NewDatabase(t), primary, standby)
 	server := newServer(t, "--store", url)
-	load := startLoad(t, server.endpoint)
-	load.await(t, 1000)
+	clients := load.Start(t, server.endpoint, crowd)
+	clients.Await(t, 100, time.Minute)
 	primary.Kill()
 	standby.Promote(t)
 	// The new primary has no standby, and is refused until it is said that this is meant.
-	server.kill(t)
+	server.process.Kill()
 	server.flags = append(server.flags, "--store-without-standby")
 	server.start(t, "serve")
-	load.await(t, 1000)
-	load.stop()
-	load.check(t)
+	clients.Await(t, 100, time.Minute)
+	clients.Stop()
+	clients.Check(t)
 }

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tidelock/tidelock/e2e/load"
 )
 
 // TestHistories runs TIDELOCK_HISTORIES seeded histories on one installation. Each has
@@ -54,7 +56,7 @@ type history struct {
 	seed int64
 
 	random *rand.Rand
-	load   *load
+	load   *load.Load
 	what   []string
 }
 
@@ -62,9 +64,9 @@ func (h *history) run() (what []string, ops int) {
 	t := h.t
 	h.random = rand.New(rand.NewPCG(uint64(h.seed), 7))
 	pause := []time.Duration{5 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond}[h.random.IntN(3)]
-	h.load = startLoad(t, h.rig.endpoint, pause)
+	h.load = load.Start(t, h.rig.endpoint, load.Options{Documents: 6, Writers: 2, InFlight: 3, Pause: pause})
 	real := startReal(t, h.rig)
-	h.load.await(t, 5, time.Minute)
+	h.load.Await(t, 5, time.Minute)
 	if h.seed%5 == 4 {
 		h.turnKey()
 	} else {
@@ -74,10 +76,10 @@ func (h *history) run() (what []string, ops int) {
 		}
 	}
 	h.rig.heal()
-	h.load.await(t, 5, time.Minute)
+	h.load.Await(t, 5, time.Minute)
 	real.finish(t)
-	h.load.stop()
-	return h.what, h.load.check(t)
+	h.load.Stop()
+	return h.what, h.load.Check(t)
 }
 
 func (h *history) note(format string, args ...any) {
@@ -152,16 +154,15 @@ func (h *history) turnKey() {
 		victim.start("serve")
 	}
 	time.Sleep(time.Until(disabled.Add(time.Minute)))
-	after := h.load.received.Load()
+	before, last := h.load.Received()
 	time.Sleep(5 * time.Second)
-	if late := h.load.received.Load() - after; late > 0 {
-		t.Errorf("%d ops were received more than a minute after the key was disabled", late)
+	if after, _ := h.load.Received(); after > before {
+		t.Errorf("%d ops were received more than a minute after the key was disabled", after-before)
 	}
-	enforced := time.Unix(0, h.load.last.Load()).Sub(disabled).Round(100 * time.Millisecond)
-	h.note("last op %s after", enforced)
+	h.note("last op %s after", last.Sub(disabled).Round(100*time.Millisecond))
 	h.rig.key("enable")
 	enabled := time.Now()
-	h.load.await(t, 1, 45*time.Second) // 30 s, and the clients' own pauses
+	h.load.Await(t, 1, 45*time.Second) // 30 s, and the clients' own pauses
 	h.note("enabled: all go on within %s", time.Since(enabled).Round(100*time.Millisecond))
 }
 
@@ -183,7 +184,6 @@ func startReal(t *testing.T, r *rig) *realClients {
 		t.Fatal(err)
 	}
 	c := &realClients{process: exec.Command("node", "real.mjs", string(server)), out: make(chan string, 16), err: &bytes.Buffer{}}
-	c.process.Env = append(os.Environ(), "TIDELOCK_BIN="+r.binary)
 	c.process.Stderr = c.err
 	input, err := c.process.StdinPipe()
 	if err != nil {

@@ -3,19 +3,16 @@
 package cluster
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/tidelock/tidelock/e2e/process"
 	"github.com/tidelock/tidelock/internal/bench"
 	"github.com/tidelock/tidelock/internal/store/postgres/pgtest"
 )
@@ -26,7 +23,6 @@ const nodeCount = 3
 // network of its own to the database, and the address that they share.
 type rig struct {
 	t        *testing.T
-	binary   string
 	primary  *pgtest.Server
 	standby  *pgtest.Server
 	database string // its name
@@ -42,17 +38,13 @@ type node struct {
 	relay, management string
 	link              *link
 
-	process *exec.Cmd
-	log     *bytes.Buffer
+	process *process.Process // nil while there is none
 	paused  bool
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, binary: os.Getenv("TIDELOCK_BIN")}
-	if r.binary == "" {
-		t.Fatal("TIDELOCK_BIN is not set: run 'make cluster'")
-	}
+	r := &rig{t: t}
 	r.primary = pgtest.Start(t)
 	url := r.primary.NewDatabase(t)
 	r.database = url[strings.LastIndex(url, "/")+1:]
@@ -65,7 +57,7 @@ func newRig(t *testing.T) *rig {
 		host := fmt.Sprintf("127.0.0.%d", i+1)
 		r.nodes = append(r.nodes, &node{
 			rig: r, data: filepath.Join(root, fmt.Sprint("node", i+1)), relay: net.JoinHostPort(host, freePort(t)),
-			management: net.JoinHostPort(host, port), link: newLink(t, r.address()), log: &bytes.Buffer{},
+			management: net.JoinHostPort(host, port), link: newLink(t, r.address()),
 		})
 		relays = append(relays, r.nodes[i].relay)
 	}
@@ -77,15 +69,7 @@ func newRig(t *testing.T) *rig {
 		copySecrets(t, first.data+".keys", n.data+".keys")
 		n.start("serve")
 	}
-	var resource struct {
-		Properties struct {
-			Tenant string `json:"frsTenantId"`
-		} `json:"properties"`
-	}
-	var keys struct{ Key1 string }
-	r.cli(&resource, "relay", "show")
-	r.cli(&keys, "relay", "keys")
-	r.endpoint = bench.Endpoint{URL: "http://" + r.balancer.addr(), Tenant: resource.Properties.Tenant, Key: keys.Key1}
+	r.endpoint = process.Endpoint(t, "http://"+r.balancer.addr(), r.cli)
 	time.Sleep(2 * time.Second) // until all have seen each other
 	return r
 }
@@ -95,9 +79,7 @@ func (r *rig) address() string { return fmt.Sprintf("127.0.0.1:%d", r.primary.Po
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	l := listen(t, "127.0.0.1:0")
-	l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
+	_, port, err := net.SplitHostPort(process.FreeAddress(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,82 +95,45 @@ func copySecrets(t *testing.T, from, to string) {
 }
 
 func (n *node) start(command string) {
-	t := n.rig.t
-	t.Helper()
-	n.log.Reset()
-	n.process = exec.Command(n.rig.binary, command, "--data", n.data, "--relay", n.relay, "--management", n.management,
-		"--relay-url", "http://"+n.rig.balancer.addr(), "--store-without-standby", "--log-level", "info",
-		"--store", fmt.Sprintf("postgres://postgres@%s/%s?sslmode=disable", n.link.listener.Addr(), n.rig.database))
+	n.rig.t.Helper()
+	args := []string{command, "--data", n.data, "--relay", n.relay, "--management", n.management,
+		"--relay-url", "http://" + n.rig.balancer.addr(), "--store-without-standby", "--log-level", "info",
+		"--store", fmt.Sprintf("postgres://postgres@%s/%s?sslmode=disable", n.link.listener.Addr(), n.rig.database)}
 	if os.Getenv("TIDELOCK_DIRECT") == "1" { // clients go to the nodes themselves, and come back to them
-		n.process.Args = append(n.process.Args, "--direct-nodes")
+		args = append(args, "--direct-nodes")
 	}
-	n.process.Stderr = n.log
-	out, err := n.process.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := n.process.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		if strings.Contains(lines.Text(), "relay at") || strings.Contains(lines.Text(), "is serving") {
-			go func() {
-				for lines.Scan() { // the rest, so that the process never waits for us
-				}
-			}()
-			return
-		}
-	}
-	err = n.process.Wait()
-	t.Fatalf("tidelock %s ended before it served: %v\n%s", command, err, n.log)
+	n.process = process.Start(n.rig.t, args...)
 }
 
 func (n *node) kill() {
-	if n.process == nil {
-		return
+	if n.process != nil {
+		n.process.Kill()
 	}
-	_ = n.process.Process.Kill() // SIGKILL ends a stopped process, too
-	_ = n.process.Wait()
 	n.process, n.paused = nil, false
 }
 
-// stop ends the process as an operator does: it drains first.
+// stop ends the process as an operator does: it drains first. Cut off from the database it
+// ends with an error.
 func (n *node) stop() {
-	if n.process == nil {
-		return
+	if n.process != nil {
+		n.resume()
+		_ = n.process.Stop(n.rig.t)
+		n.process = nil
 	}
-	n.resume()
-	_ = n.process.Process.Signal(syscall.SIGTERM)
-	ended := make(chan error, 1)
-	go func() { ended <- n.process.Wait() }()
-	select {
-	case <-ended: // with an error when it was cut off from the database
-	case <-time.After(40 * time.Second):
-		n.rig.t.Errorf("a node does not stop within 40 s of SIGTERM\n%s", tail(n.log))
-		_ = n.process.Process.Kill()
-		<-ended
-	}
-	n.process = nil
 }
 
 func (n *node) pause() {
 	if n.process != nil {
-		_ = n.process.Process.Signal(syscall.SIGSTOP)
+		n.process.Signal(syscall.SIGSTOP)
 		n.paused = true
 	}
 }
 
 func (n *node) resume() {
 	if n.process != nil && n.paused {
-		_ = n.process.Process.Signal(syscall.SIGCONT)
+		n.process.Signal(syscall.SIGCONT)
 		n.paused = false
 	}
-}
-
-func tail(b *bytes.Buffer) string {
-	s := b.String()
-	return s[max(0, len(s)-4000):]
 }
 
 // failover kills the primary, makes the standby the primary, and gives it a standby.
@@ -231,10 +176,11 @@ func (r *rig) heal() {
 
 func (r *rig) end() {
 	for _, n := range r.nodes {
-		if r.t.Failed() {
-			r.t.Logf("log of %s:\n%s", n.relay, tail(n.log))
-		}
+		running := n.process
 		n.kill()
+		if r.t.Failed() && running != nil {
+			r.t.Logf("log of %s:\n%s", n.relay, running.Log())
+		}
 	}
 }
 
@@ -247,24 +193,13 @@ func (r *rig) cli(out any, args ...string) {
 			if n.process == nil || n.paused {
 				continue
 			}
-			raw, err := exec.Command(r.binary, append(args, "--data", n.data, "--output", "json")...).Output()
-			if err == nil {
-				if out != nil {
-					err = json.Unmarshal(raw, out)
-				}
-				if err != nil {
-					r.t.Fatal(err)
-				}
+			if failed = process.CLI(r.t, n.data, out, args...); failed == nil {
 				return
 			}
-			if exit, ok := err.(*exec.ExitError); ok {
-				err = fmt.Errorf("%w: %s", err, exit.Stderr)
-			}
-			failed = err
 		}
 		time.Sleep(500 * time.Millisecond)
 	}
-	r.t.Fatalf("tidelock %s: %v", strings.Join(args, " "), failed)
+	r.t.Fatal(failed)
 }
 
 func (r *rig) key(verb string) {
