@@ -32,6 +32,8 @@ require (
 
 require github.com/decred/dcrd/dcrec/secp256k1/v4 v4.4.1
 
+require github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/eventgrid/armeventgrid v1.0.0
+
 require (
 	github.com/Azure/azure-sdk-for-go/sdk/internal v1.13.0 // indirect
 	github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/internal v1.2.0 // indirect

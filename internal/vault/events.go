@@ -16,6 +16,9 @@ const (
 	objectTypeKey      = "Key"
 )
 
+// EventTypes are all of them: those of a vault without secrets and certificates.
+var EventTypes = []string{EventNewVersion, EventNearExpiry, EventExpired, EventPolicyChanged}
+
 // Event is something that happened to a key, or to a vault's access.
 type Event struct {
 	Type       string

@@ -37,9 +37,6 @@ const (
 	defaultTTLMinutes = 1440
 )
 
-// eventTypes are those that a vault without secrets and certificates has.
-var eventTypes = []string{vault.EventNewVersion, vault.EventNearExpiry, vault.EventExpired, vault.EventPolicyChanged}
-
 // body is that of a PUT.
 type body struct {
 	Properties struct {
@@ -122,7 +119,7 @@ func (s subscription) wire() wire {
 		w.Properties.Schema = schemaCloudEvents
 	}
 	if w.Properties.Filter.Types == nil {
-		w.Properties.Filter.Types = eventTypes
+		w.Properties.Filter.Types = vault.EventTypes
 	}
 	if w.Properties.Labels == nil {
 		w.Properties.Labels = []string{}
@@ -169,8 +166,8 @@ func (b body) subscription(id arm.ResourceID, v vault.Vault) (subscription, erro
 		return s, bad("properties.eventDeliverySchema", "The eventDeliverySchema '%.64s' is neither EventGridSchema nor CloudEventSchemaV1_0.", q.Schema)
 	}
 	for _, kind := range s.Types {
-		if !slices.Contains(eventTypes, kind) {
-			return s, bad("properties.filter.includedEventTypes", "The event type '%.80s' is none of a vault here; those are %s.", kind, strings.Join(eventTypes, ", "))
+		if !slices.Contains(vault.EventTypes, kind) {
+			return s, bad("properties.filter.includedEventTypes", "The event type '%.80s' is none of a vault here; those are %s.", kind, strings.Join(vault.EventTypes, ", "))
 		}
 	}
 	if r := q.Retry; r != nil {

@@ -104,7 +104,25 @@ type cloudEvent struct {
 	Data        any       `json:"data"`
 }
 
+// The handshake of Event Grid's own schema: an event with a code, and the answer.
 const validationType = "Microsoft.EventGrid.SubscriptionValidationEvent"
+
+type (
+	validationData struct {
+		Code string `json:"validationCode"`
+	}
+	validationAnswer struct {
+		Code string `json:"validationResponse"`
+	}
+)
+
+// The handshake of CloudEvents is in headers.
+const (
+	headerOrigin  = "WebHook-Request-Origin"
+	headerAllowed = "WebHook-Allowed-Origin"
+
+	mediaCloudEvent = "application/cloudevents+json"
+)
 
 // origin is who asks an endpoint whether it wants CloudEvents.
 const origin = "eventgrid.azure.net"
@@ -120,22 +138,20 @@ func (p *Provider) validate(ctx context.Context, s subscription) error {
 		if err != nil {
 			return errors.New("the URL is not valid")
 		}
-		r.Header.Set("WebHook-Request-Origin", origin)
+		r.Header.Set(headerOrigin, origin)
 		resp, _, err := p.send(r)
 		if err != nil {
 			return err
 		}
-		if allowed := resp.Header.Get("WebHook-Allowed-Origin"); resp.StatusCode != http.StatusOK || allowed != "*" && !strings.EqualFold(allowed, origin) {
-			return fmt.Errorf("it answered OPTIONS with %d and WebHook-Allowed-Origin %q, not with 200 and '*' or '%s'", resp.StatusCode, allowed, origin)
+		if allowed := resp.Header.Get(headerAllowed); resp.StatusCode != http.StatusOK || allowed != "*" && !strings.EqualFold(allowed, origin) {
+			return fmt.Errorf("it answered OPTIONS with %d and %s %q, not with 200 and '*' or '%s'", resp.StatusCode, headerAllowed, allowed, origin)
 		}
 		return nil
 	}
 	code := rand.Text()
 	raw, err := json.Marshal([]gridEvent{{
 		ID: uuid.NewString(), Topic: s.Topic, EventType: validationType, Time: time.Now().UTC(), DataVersion: "1", MetadataVersion: "1",
-		Data: struct {
-			Code string `json:"validationCode"`
-		}{code},
+		Data: validationData{code},
 	}})
 	if err != nil {
 		return err
@@ -148,9 +164,7 @@ func (p *Provider) validate(ctx context.Context, s subscription) error {
 	if err != nil {
 		return err
 	}
-	var answer struct {
-		Code string `json:"validationResponse"`
-	}
+	var answer validationAnswer
 	if resp.StatusCode != http.StatusOK || json.Unmarshal(body, &answer) != nil || answer.Code != code {
 		return fmt.Errorf("it answered the validation event with %d and not with the validationResponse", resp.StatusCode)
 	}
@@ -165,7 +179,7 @@ func (p *Provider) request(ctx context.Context, s subscription, raw []byte, kind
 	}
 	r.Header.Set("Content-Type", "application/json; charset=utf-8")
 	if s.CloudEvents {
-		r.Header.Set("Content-Type", "application/cloudevents+json; charset=utf-8")
+		r.Header.Set("Content-Type", mediaCloudEvent+"; charset=utf-8")
 	}
 	r.Header.Set("User-Agent", "tidelock")
 	for name, value := range map[string]string{
