@@ -320,6 +320,10 @@ func (k *Keeper) take(id envelope.ResourceID, rec *wrapRecord, key envelope.Root
 		key.Wipe() // a later change was faster
 		return
 	}
+	if r.rec.Epoch != rec.Epoch {
+		r.wipe() // it is another root key; documents have theirs
+		r.wraps = 0
+	}
 	before := r.watch
 	r.rec, r.mismatch, r.watch = rec, time.Time{}, k.watchFor(rec)
 	r.watch.members[r] = struct{}{}

@@ -208,20 +208,8 @@ func (k *Keeper) refresh(ctx context.Context, r envelope.ResourceID) error {
 	if found.verdict != proof {
 		return outageError(time.Now())
 	}
-	k.replaceRoot(r, rec, key, found)
+	k.install(r, rec, key, found)
 	return nil
-}
-
-// replaceRoot makes rec, of another epoch, the record in use. Documents that are open go
-// on. key is k's from here on.
-func (k *Keeper) replaceRoot(r envelope.ResourceID, rec *wrapRecord, key envelope.RootKey, found evidence) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if root := k.roots[r]; root != nil && root.rec.Generation < rec.Generation {
-		root.wipe()
-		root.wraps = 0
-	}
-	k.take(r, rec, key, found)
 }
 
 // wipe overwrites the root keys that are in memory. Keeper.mu is held.
@@ -546,7 +534,7 @@ func (k *Keeper) crossOver(ctx context.Context, r envelope.ResourceID, n *nextRe
 		}
 		return fmt.Errorf("store the record of the next root key: %w", err)
 	}
-	k.replaceRoot(r, rec, own, evidence{verdict: proof, asked: asked})
+	k.install(r, rec, own, evidence{verdict: proof, asked: asked})
 	k.c.Log.InfoContext(ctx, "root key replaced", "epoch", rec.Epoch, "generation", rec.Generation, "kid", rec.KeyID)
 	return nil
 }

@@ -332,3 +332,40 @@ func TestUsesOfAllNodesAreOneChain(t *testing.T) {
 		}
 	})
 }
+
+// The root key of a new epoch and a new wrap of it may come to another node at once.
+func TestEpochAndRotationOnOneNodeComeToAll(t *testing.T) {
+	withPeers(t, 2, func(t *testing.T, p *peers) {
+		r, documents := p.document(version1)
+		first := p.nodes[0]
+		first.mu.Lock()
+		first.roots[r].wraps = epochWraps
+		first.mu.Unlock()
+		if _, err := first.turn(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		p.vault.addVersion(version2)
+		if err := first.Update(t.Context(), r, Settings{Key: keyURL(version2), Identity: identityA}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		made, err := first.NewDocument(t.Context(), r)
+		if err == nil {
+			err = made.Create(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, h := range map[string]envelope.DocumentHandle{"before": documents[0].Handle(), "after": made.Handle()} {
+			d, err := p.nodes[1].OpenDocument(t.Context(), r, h)
+			if err != nil {
+				t.Errorf("the document from %s it does not open on the other node: %v", name, err)
+				continue
+			}
+			d.Close()
+		}
+		if err := documents[1].Err(); err != nil {
+			t.Errorf("the document that was open there ended: %v", err)
+		}
+	})
+}

@@ -1,14 +1,17 @@
 package custody
 
 import (
+	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
 
+	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/keystore"
 	"github.com/tidelock/tidelock/internal/store"
 )
@@ -206,4 +209,82 @@ func TestScenario23InTheEmbeddedVault(t *testing.T) {
 			t.Errorf("status %+v, document %v; want Healthy under %s", s, d.Err(), next)
 		}
 	})
+}
+
+// heldStore holds up the first write of several rows of which the first is the given one.
+type heldStore struct {
+	*rowStore
+	at            atomic.Pointer[store.RowKey]
+	reached, goOn chan struct{}
+}
+
+func (s *heldStore) WriteRows(ctx context.Context, writes []store.RowWrite) error {
+	if at := s.at.Load(); at != nil && len(writes) > 2 && writes[0].RowKey == *at && s.at.CompareAndSwap(at, nil) {
+		close(s.reached)
+		<-s.goOn
+	}
+	return s.rowStore.WriteRows(ctx, writes)
+}
+
+// A root key that is replaced at the moment of its rescue is rescued all the same.
+func TestRescueWhileTheEpochEnds(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		wrap int // of the newest version, in which the epoch ends: 1 is the check's, 2 that of the root key itself
+	}{{"BeforeTheRecordIsRead", 1}, {"BeforeTheRecordIsWritten", 2}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newRetained(t)
+				held := &heldStore{rowStore: f.store, reached: make(chan struct{}), goOn: make(chan struct{})}
+				f.under = held
+				f.restart()
+				r, other := f.resource(versionless), f.resource(versionless)
+				d, e := f.document(r), f.document(other)
+				o := mustSeal(t, d, "a", "text")
+				f.vault.addVersion(version2)
+
+				// The epoch's last write waits: its record is under version 1.
+				current, ended := f.recordKey(r, currentID), make(chan error)
+				held.at.Store(&current)
+				go func() { ended <- f.turnNow(r) }()
+				<-held.reached
+				f.vault.mu.Lock()
+				wraps := 0
+				var hook func()
+				hook = func() {
+					if wraps++; wraps < c.wrap {
+						f.vault.mu.Lock()
+						f.vault.onWrap = hook
+						f.vault.mu.Unlock()
+						return
+					}
+					close(held.goOn)
+					if err := <-ended; err != nil {
+						t.Errorf("end the epoch: %v", err)
+					}
+				}
+				f.vault.onWrap = hook
+				f.vault.mu.Unlock()
+				f.vault.change(version1, disable)
+
+				time.Sleep(10 * time.Minute)
+				for name, doc := range map[string]*Document{"rescued": d, "other": e} {
+					if err := doc.Err(); err != nil {
+						t.Errorf("the document of the %s resource ended: %v", name, err)
+					}
+				}
+				for _, one := range []envelope.ResourceID{r, other} {
+					if s := f.Status(one); s.State != Healthy || s.KeyID != keyURL(version2).String() {
+						t.Errorf("status %+v, want Healthy under version 2", s)
+					}
+				}
+				if rec := f.record(r); rec.Epoch != 2 || rec.KeyID != keyURL(version2).String() {
+					t.Errorf("record %+v, want epoch 2 under version 2", rec)
+				}
+				mustOpen(t, d, "a", o, "text")
+				f.restart()
+				mustOpen(t, f.open(r, d.Handle()), "a", o, "text")
+			})
+		})
+	}
 }

@@ -116,12 +116,8 @@ func (w *watch) versionEvery() time.Duration {
 	return VersionEvery
 }
 
-// rescued is a root key on its way to the newest version without the version in use.
-type rescued struct {
-	id  envelope.ResourceID
-	rec *wrapRecord
-	key envelope.RootKey // a copy of its own
-}
+// rescueAgain is how long a root key waits whose record was replaced while it was rescued.
+const rescueAgain = time.Second
 
 // startRescue moves root keys to their key's newest version when the one in use was
 // just refused as disabled: an owner whose key URL names no version may disable the
@@ -133,14 +129,11 @@ func (w *watch) startRescue() {
 	if w.rescuing || !w.lease.valid() {
 		return
 	}
-	var all []rescued
+	var from *wrapRecord
+	var all []envelope.ResourceID
 	for r := range w.members {
-		if !r.loaded || !r.rec.followsNewest() {
-			continue
-		}
-		one := rescued{id: r.id, rec: r.rec}
-		if err := r.key.Use(func(b []byte) (err error) { one.key, err = envelope.ParseRootKey(b); return err }); err == nil {
-			all = append(all, one)
+		if r.loaded && r.rec.followsNewest() {
+			from, all = r.rec, append(all, r.id)
 		}
 	}
 	if len(all) == 0 {
@@ -150,48 +143,84 @@ func (w *watch) startRescue() {
 	ctx, cancel := context.WithTimeout(w.k.ctx, w.lease.left())
 	w.k.wg.Go(func() {
 		defer cancel()
-		w.k.rescue(ctx, all)
+		w.k.rescue(ctx, from, all)
 		w.k.mu.Lock()
 		defer w.k.mu.Unlock()
 		w.rescuing = false
 	})
 }
 
-// rescue wipes the copies it is given.
-func (k *Keeper) rescue(ctx context.Context, all []rescued) {
-	defer func() {
-		for _, one := range all {
-			one.key.Wipe()
-		}
-	}()
-	first := all[0].rec
-	newest, problems := k.check(ctx, Settings{Key: first.configured, Identity: first.Identity}, forRescue)
-	if newest.ID == first.kid {
+// rescue moves the root keys of all to the newest version; from is the record of one of
+// them. A record may be replaced at the same moment, by the end of an epoch, another
+// process or the retention key of a new day, and still be under the disabled version:
+// then its root key is tried again for as long as there is time.
+func (k *Keeper) rescue(ctx context.Context, from *wrapRecord, all []envelope.ResourceID) {
+	newest, problems := k.check(ctx, Settings{Key: from.configured, Identity: from.Identity}, forRescue)
+	if newest.ID == from.kid {
 		return // the newest was disabled, and means it
 	}
 	if err := problems.or(); err != nil {
 		k.c.Log.WarnContext(ctx, "the key's version in use is disabled, and the newest cannot be used instead", "err", err)
 		return
 	}
-	for _, one := range all {
-		err := k.rescueOne(ctx, one, newest)
-		if err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrConflict) {
-			k.c.Log.WarnContext(ctx, "a root key could not be moved off a disabled version", "kid", one.rec.KeyID, "err", err)
+	for {
+		var again []envelope.ResourceID
+		for _, r := range all {
+			err := k.rescueOne(ctx, r, from.kid, newest)
+			switch {
+			case errors.Is(err, store.ErrConflict):
+				again = append(again, r)
+			case err != nil && !errors.Is(err, store.ErrNotFound):
+				k.c.Log.WarnContext(ctx, "a root key could not be moved off a disabled version", "kid", from.KeyID, "err", err)
+			}
+		}
+		if all = again; len(all) == 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			k.c.Log.WarnContext(ctx, "root keys whose records kept changing were not moved off a disabled version", "kid", from.KeyID, "count", len(all))
+			return
+		case <-time.After(rescueAgain):
 		}
 	}
 }
 
-func (k *Keeper) rescueOne(ctx context.Context, one rescued, newest keystore.Key) error {
-	old, row, err := k.readRecord(ctx, one.id)
+// rescueOne moves one root key. store.ErrConflict if its record was replaced meanwhile, or
+// is of an epoch whose root key is not in memory yet.
+func (k *Keeper) rescueOne(ctx context.Context, r envelope.ResourceID, from keystore.URL, newest keystore.Key) error {
+	old, row, err := k.readRecord(ctx, r)
 	if err != nil {
 		return err
 	}
-	if old.Generation != one.rec.Generation {
+	if old.kid != from {
 		return nil // moved meanwhile
 	}
-	if !committed(one.key, one.id, old) {
+	key, err := k.copyOfKey(r, old.Epoch)
+	if err != nil {
+		return err
+	}
+	if !committed(key, r, old) {
+		key.Wipe()
 		return errMismatch
 	}
 	to := Settings{Key: old.configured, Identity: old.Identity}
-	return k.rewrap(ctx, one.id, rewrapping{old: old, row: row, key: one.key, to: to, version: newest, reason: forRescue})
+	return k.rewrap(ctx, r, rewrapping{old: old, row: row, key: key, to: to, version: newest, reason: forRescue})
+}
+
+// copyOfKey copies the root key of an epoch, without asking the key store; the caller
+// wipes it. store.ErrConflict if it is not in memory.
+func (k *Keeper) copyOfKey(r envelope.ResourceID, epoch uint32) (key envelope.RootKey, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	root := k.roots[r]
+	if root == nil || !root.loaded {
+		return key, store.ErrNotFound // the lease is over
+	}
+	had, ok := root.keyOf(epoch)
+	if !ok {
+		return key, store.ErrConflict
+	}
+	err = had.Use(func(b []byte) (err error) { key, err = envelope.ParseRootKey(b); return err })
+	return key, err
 }
