@@ -199,13 +199,14 @@ func parseOpsJSON(t testing.TB, raw []byte) []sequencer.SequencedOp {
 // token signs claims for a document; change may spoil them.
 func (r *rig) token(id string, change ...func(jwt.MapClaims)) string {
 	r.t.Helper()
+	now := time.Now() // once: a second more is too long a life
 	m := jwt.MapClaims{
 		"documentId": id,
 		"tenantId":   testTenant,
 		"scopes":     []string{"doc:read", "doc:write", "summary:write"},
 		"user":       map[string]any{"id": "u1", "name": "Ada <ada@contoso.com>"},
-		"iat":        time.Now().Unix(),
-		"exp":        time.Now().Add(time.Hour).Unix(),
+		"iat":        now.Unix(),
+		"exp":        now.Add(time.Hour).Unix(),
 		"ver":        "1.0",
 	}
 	for _, c := range change {
