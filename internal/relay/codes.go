@@ -163,8 +163,11 @@ type nackContent struct {
 // nackFrame is a refusal from before the sequencer: it names no document, no op
 // and no sequence number.
 func nackFrame(r refusal) socketio.Frame {
-	content := nackContent{Code: r.code, Type: r.kind, Message: r.message, RetryAfter: r.retryAfter.Seconds()}
-	return socketio.NewEvent("nack", []byte(`""`), encode([]nackMessage{{SequenceNumber: -1, Content: content}}))
+	return socketio.NewEvent("nack", []byte(`""`), encode([]nackMessage{{SequenceNumber: -1, Content: r.nack()}}))
+}
+
+func (r refusal) nack() nackContent {
+	return nackContent{Code: r.code, Type: r.kind, Message: r.message, RetryAfter: r.retryAfter.Seconds()}
 }
 
 // sequencerNackFrame is the sequencer's refusal of op.
@@ -184,14 +187,18 @@ type connectError struct {
 }
 
 func connectErrorFrame(r refusal) socketio.Frame {
-	return socketio.NewEvent("connect_document_error", encode(connectError{
+	return socketio.NewEvent("connect_document_error", encode(r.connectError()))
+}
+
+func (r refusal) connectError() connectError {
+	return connectError{
 		Code:         r.code,
 		Message:      r.message,
 		CanRetry:     r.retryAfter > 0,
 		RetryAfter:   r.retryAfter.Seconds(),
 		RetryAfterMS: r.retryAfter.Milliseconds(),
 		InternalCode: r.internal,
-	}))
+	}
 }
 
 // encode returns v as JSON. It is for our own types, which always encode; raw

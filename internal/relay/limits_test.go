@@ -401,15 +401,6 @@ func TestUploadsAtOnce(t *testing.T) {
 	})
 }
 
-// Clients take a 503 without a time to wait for final.
-func TestEvery503SaysWhenToComeBack(t *testing.T) {
-	for _, err := range []error{errDraining, &endedError{errDisk}, errDisk, errTooManyClients, errUnknownDocument, &throttledError{time.Second}} {
-		if r, _ := connectRefusal(err); (r.code == 503 || r.code == 429) && r.retryAfter < time.Second {
-			t.Errorf("connect refused for %v: %d without retryAfter", err, r.code)
-		}
-	}
-}
-
 func TestLimitsCheck(t *testing.T) {
 	for name, test := range map[string]struct {
 		limits Limits
