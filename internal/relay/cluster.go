@@ -255,7 +255,7 @@ func (s *Server) passOn(w http.ResponseWriter, r *http.Request, to cluster.Membe
 		defer cancel()
 		select {
 		case <-s.c.Cluster.Gone(to.ID): // a node that is paused would keep its sockets
-		case <-s.forwarding.Done():
+		case <-s.serving.Done():
 		case <-ctx.Done():
 		}
 	}()

@@ -514,7 +514,7 @@ func TestShutdown(t *testing.T) {
 		if got != want {
 			t.Errorf("connect while draining: %+v, want %+v", got, want)
 		}
-		if _, err := r.server.create(t.Context(), r.tenant, initialOf("x")); !errors.Is(err, errDraining) {
+		if _, err := r.server.create(t.Context(), r.tenant, newDocument{Initial: initialOf("x")}); !errors.Is(err, errDraining) {
 			t.Errorf("create while draining: %v, want errDraining", err)
 		}
 		close(gate)

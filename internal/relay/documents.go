@@ -268,10 +268,16 @@ func (s *Server) load(ctx context.Context, t Tenant, id string) (*document, erro
 	return d, nil
 }
 
+// newDocument is what a document is made with.
+type newDocument struct {
+	history.Initial
+	ephemeral bool // it is removed by itself once it was left
+}
+
 // create makes a document and returns its id, which is random: an id that a
 // client chose could be one that exists. Nothing of it is there unless the error
 // is nil; history.ErrBadSummary (wrapped), *custody.UnusableError, errDraining.
-func (s *Server) create(ctx context.Context, t Tenant, in history.Initial) (string, error) {
+func (s *Server) create(ctx context.Context, t Tenant, in newDocument) (string, error) {
 	if in.SequenceNumber != 0 {
 		return "", fmt.Errorf("%w: a new document begins at sequence number 0, not %d; one that comes from elsewhere needs an id, and a token for that id",
 			history.ErrBadSummary, in.SequenceNumber)
@@ -284,7 +290,7 @@ func (s *Server) create(ctx context.Context, t Tenant, in history.Initial) (stri
 }
 
 // write stores a new document; store.ErrConflict (wrapped) if its id is in use.
-func (s *Server) write(ctx context.Context, t Tenant, id string, in history.Initial) error {
+func (s *Server) write(ctx context.Context, t Tenant, id string, in newDocument) error {
 	if s.isDraining() {
 		return errDraining
 	}
@@ -300,8 +306,17 @@ func (s *Server) write(ctx context.Context, t Tenant, id string, in history.Init
 	undo := func(err error) error {
 		return errors.Join(err, s.c.Store.DeleteDocument(context.WithoutCancel(ctx), keys.Handle()))
 	}
-	if err := s.storeInitial(ctx, keys, in); err != nil {
+	if err := s.storeInitial(ctx, keys, in.Initial); err != nil {
 		return undo(err)
+	}
+	rows := make([]store.RowWrite, 0, 2)
+	if in.ephemeral {
+		k := documentKey{t.ID, id}
+		mark, err := s.ephemeral.Put(s.ephemeralKey(k), ephemeralDocument{k.tenantID, k.id}, store.Anything)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, mark)
 	}
 	now := time.Now().UTC().Truncate(time.Second)
 	handle := keys.Handle()
@@ -311,7 +326,7 @@ func (s *Server) write(ctx context.Context, t Tenant, id string, in history.Init
 		return err
 	}
 	// From here on the document exists.
-	err = keys.Create(ctx, recordRow)
+	err = keys.Create(ctx, append(rows, recordRow)...)
 	if errors.Is(err, store.ErrConflict) {
 		return undo(err)
 	}

@@ -31,7 +31,7 @@ func TestCreateRefusesABadSummary(t *testing.T) {
 			"NothingAtAll":    {},
 			"TrailingGarbage": {Summary: json.RawMessage(`{"type":"tree","entries":[]} x`), Values: json.RawMessage(`[]`), AnyBinary: true},
 		} {
-			if id, err := r.server.create(t.Context(), r.tenant, in); !errors.Is(err, history.ErrBadSummary) || id != "" {
+			if id, err := r.server.create(t.Context(), r.tenant, newDocument{Initial: in}); !errors.Is(err, history.ErrBadSummary) || id != "" {
 				t.Errorf("%s: %q, %v; want ErrBadSummary", name, id, err)
 			}
 		}

@@ -147,7 +147,7 @@ func (r *rig) restart() {
 // create makes a document with an empty first summary.
 func (r *rig) create() string {
 	r.t.Helper()
-	id, err := r.server.create(r.t.Context(), r.tenant, initialOf("x"))
+	id, err := r.server.create(r.t.Context(), r.tenant, newDocument{Initial: initialOf("x")})
 	if err != nil {
 		r.t.Fatalf("create: %v", err)
 	}

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/tidelock/tidelock/internal/history"
 	"github.com/tidelock/tidelock/internal/store"
 )
 
@@ -55,7 +54,7 @@ func isDocumentID(id string) bool {
 // createAs makes a document under a chosen id, whose ops begin after
 // in.SequenceNumber; errIDExists, errIDDeleted, and the errors of create. Nothing of
 // it is there unless the error is nil.
-func (s *Server) createAs(ctx context.Context, t Tenant, id string, in history.Initial) error {
+func (s *Server) createAs(ctx context.Context, t Tenant, id string, in newDocument) error {
 	// Before the work; whether the id is free when it is done, the store says.
 	if err := s.checkFree(ctx, t, id); err != nil {
 		return err

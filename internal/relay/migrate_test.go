@@ -175,7 +175,9 @@ func TestMigrationRace(t *testing.T) {
 		const copies = 8
 		errs := make(chan error, copies)
 		for range copies {
-			go func() { errs <- r.server.createAs(t.Context(), r.tenant, migratedID, initialOf("x")) }()
+			go func() {
+				errs <- r.server.createAs(t.Context(), r.tenant, migratedID, newDocument{Initial: initialOf("x")})
+			}()
 		}
 		made := 0
 		for range copies {

@@ -40,6 +40,7 @@ func (s *Server) createDocument(c *call) error {
 		Values          json.RawMessage `json:"values"`
 		EnableDiscovery bool            `json:"enableDiscovery"`
 		GenerateToken   bool            `json:"generateToken"`
+		Ephemeral       bool            `json:"isEphemeralContainer"`
 		AnyBinary       bool            `json:"enableAnyBinaryBlobOnFirstSummary"`
 	}
 	if err := decodeBody(c.body, &in); err != nil {
@@ -60,17 +61,17 @@ func (s *Server) createDocument(c *call) error {
 	if err := s.useToken(ctx, c); err != nil {
 		return err
 	}
-	initial := history.Initial{
+	made := newDocument{history.Initial{
 		Summary:        in.Summary,
 		SequenceNumber: in.SequenceNumber,
 		Values:         in.Values,
 		AnyBinary:      in.AnyBinary,
 		Flat:           local,
-	}
+	}, in.Ephemeral}
 	if id == "" {
-		id, err = s.create(ctx, c.tenant, initial)
+		id, err = s.create(ctx, c.tenant, made)
 	} else {
-		err = s.createAs(ctx, c.tenant, id, initial)
+		err = s.createAs(ctx, c.tenant, id, made)
 	}
 	if err != nil {
 		// Only where nothing can have been made: else a repetition could make a second one.

@@ -168,7 +168,7 @@ func TestRetentionOfAMigratedDocument(t *testing.T) {
 		const id, base = "moved", 1000
 		in := initialOf("x")
 		in.SequenceNumber = base
-		if err := r.server.createAs(t.Context(), r.tenant, id, in); err != nil {
+		if err := r.server.createAs(t.Context(), r.tenant, id, newDocument{Initial: in}); err != nil {
 			t.Fatal(err)
 		}
 		for range 2 { // nothing to drop yet: a mark at the beginning, then one at the first summary

@@ -257,24 +257,3 @@ func TestRESTDeltasForms(t *testing.T) {
 		}
 	})
 }
-
-// A container made as ephemeral is one like all others: it stays until deleted.
-func TestEphemeralContainersAreKept(t *testing.T) {
-	bubble(t, func(t *testing.T, r *rig) {
-		var id string
-		body := strings.Replace(fmt.Sprintf(createBody, false, false), `"isEphemeralContainer":false`, `"isEphemeralContainer":true`, 1)
-		r.call("POST", "/documents/t1", r.createToken(), body).decode(t, 201, &id)
-		c := r.join(id)
-		c.submit("kept")
-		c.awaitMine(1)
-		c.close()
-		time.Sleep(48 * time.Hour)
-		r.restart()
-		if a := r.call("GET", "/repos/t1/git/summaries/latest", r.token(id), ""); a.status != 200 {
-			t.Errorf("after two days: %d %s, want 200", a.status, a.body)
-		}
-		if got := contentsOf(t, r.log(id)); len(got) != 1 || got[0] != "kept" {
-			t.Errorf("after two days: ops %q, want the one that was sent", got)
-		}
-	})
-}

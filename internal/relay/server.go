@@ -14,6 +14,7 @@ import (
 	"github.com/tidelock/tidelock/internal/cluster"
 	"github.com/tidelock/tidelock/internal/custody"
 	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/row"
 	"github.com/tidelock/tidelock/internal/socketio"
 	"github.com/tidelock/tidelock/internal/store"
 )
@@ -61,20 +62,22 @@ type Server struct {
 	m       *metrics
 	handler http.Handler
 	usage   *tenantUsage
-	uploads *semaphore.Weighted // bytes
-	spent   spentAllowances
+
+	ephemeral row.Table[ephemeralDocument]
+	uploads   *semaphore.Weighted // bytes
+	spent     spentAllowances
 
 	// base outlives every request: documents and their loads run under it, for
 	// whoever asked first may go away while others wait.
 	base   context.Context
 	cancel context.CancelFunc
-	work   sync.WaitGroup // loads and documents
+	work   sync.WaitGroup // loads, documents, and what looks after them
 
-	// forwarding is over when what was passed on to other nodes is to end.
-	forwarding    context.Context //nolint:containedctx // ends with the server
-	endForwarding context.CancelFunc
-	peers         http.RoundTripper
-	proxyLog      *log.Logger
+	// serving is over when documents no longer are: what was passed on to other nodes ends.
+	serving    context.Context //nolint:containedctx // ends with the server
+	endServing context.CancelFunc
+	peers      http.RoundTripper
+	proxyLog   *log.Logger
 
 	mu        sync.Mutex
 	draining  bool
@@ -84,7 +87,7 @@ type Server struct {
 	unwritable atomic.Bool // the store takes no writes, and the log says so
 }
 
-// New returns a server; it does nothing until Handler is served.
+// New returns a server; Shutdown ends what it starts.
 func New(c Config) *Server {
 	c.Limits = c.Limits.withDefaults()
 	s := &Server{
@@ -93,16 +96,18 @@ func New(c Config) *Server {
 		m:         newMetrics(c.Metrics),
 		documents: map[documentKey]*entry{},
 		usage:     newTenantUsage(c.Limits),
+		ephemeral: ephemeralTable(c),
 		uploads:   semaphore.NewWeighted(c.Limits.UploadsBytes),
 	}
 	s.base, s.cancel = context.WithCancel(context.Background())
-	s.forwarding, s.endForwarding = context.WithCancel(s.base)
+	s.serving, s.endServing = context.WithCancel(s.base)
 	if s.peers = c.Peers; s.peers == nil {
 		s.peers = PeerTransport()
 	}
 	s.proxyLog = slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug)
 	s.joinCluster()
 	s.handler = s.routes()
+	s.work.Go(func() { s.removeEphemeral(s.serving) })
 	if c.Metrics != nil {
 		c.Metrics.MustRegister(gauges{s})
 	}
@@ -143,7 +148,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		for _, e := range entries {
 			<-e.gone
 		}
-		s.endForwarding()
+		s.endServing()
 		s.io.Shutdown("server is shutting down")
 		s.work.Wait()
 	}()
