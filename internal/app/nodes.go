@@ -84,8 +84,9 @@ type order struct {
 }
 
 const (
-	drainNode = "drain"
-	rebalance = "rebalance"
+	drainNode    = "drain"
+	uncordonNode = "uncordon"
+	rebalance    = "rebalance"
 )
 
 // drainOrderTime bounds how long a node that was told to drain waits for its documents.
@@ -153,6 +154,9 @@ func (a *App) obey(ctx context.Context) {
 					a.c.Log.WarnContext(ctx, "draining: some documents are still here", "err", err)
 				}
 				cancel()
+			case uncordonNode:
+				a.relay.Uncordon()
+				a.c.Log.InfoContext(ctx, "not draining any more: this node takes documents again")
 			case rebalance:
 				a.c.Log.InfoContext(ctx, "idle documents left for other nodes", "documents", a.relay.Rebalance())
 			}
@@ -192,8 +196,9 @@ func (n nodes) Nodes() []fluidrelay.Node {
 	return all
 }
 
-func (n nodes) Drain(id string) { n.a.order(order{Node: id, Do: drainNode}) }
-func (n nodes) Rebalance()      { n.a.order(order{Do: rebalance}) }
+func (n nodes) Drain(id string)    { n.a.order(order{Node: id, Do: drainNode}) }
+func (n nodes) Uncordon(id string) { n.a.order(order{Node: id, Do: uncordonNode}) }
+func (n nodes) Rebalance()         { n.a.order(order{Do: rebalance}) }
 
 func (a *App) order(o order) {
 	a.node.Post(topicOrder, o)

@@ -45,6 +45,11 @@ func TestNodesInTheManagementAPI(t *testing.T) {
 		if n := list(); n.Properties.State != "Draining" {
 			t.Errorf("three seconds after it was told to drain the node is %s", n.Properties.State)
 		}
+		w.want(202, w.arm("POST", nodes+"/"+n.Name+"/uncordon", preview, nil))
+		time.Sleep(3 * time.Second)
+		if again := list(); again.Properties.State != "Active" || again.Name != n.Name {
+			t.Errorf("three seconds after that was undone the node is %+v", again)
+		}
 		w.pause(time.Second)
 		time.Sleep(2 * time.Second)
 		if again := list(); again.Properties.State != "Active" || again.Name == n.Name {

@@ -29,7 +29,7 @@ type node struct {
 
 func (o *Options) nodeCommand() *cobra.Command {
 	parent := o.withOutput(&cobra.Command{Use: "node", Short: "The processes that serve together on one database"})
-	parent.AddCommand(o.nodeListCommand(), o.nodeDrainCommand(), o.nodeRebalanceCommand())
+	parent.AddCommand(o.nodeListCommand(), o.nodeDrainCommand(), o.nodeUncordonCommand(), o.nodeRebalanceCommand())
 	return parent
 }
 
@@ -53,34 +53,56 @@ func (o *Options) nodeListCommand() *cobra.Command {
 }
 
 func (o *Options) nodeDrainCommand() *cobra.Command {
+	return o.nodeOrderCommand(nodeOrder{
+		verb: "drain", short: "Move all documents of a node to the others; it then only passes requests on",
+		long: "Has a node give up its documents, in order and without losing an op; their clients reconnect once. Returns when\n" +
+			"none is left, or after --wait. 'tidelock node uncordon' undoes it, and so does a new start.",
+		done:    func(n node) bool { return n.Properties.State == "Draining" && n.Properties.Documents == 0 },
+		waitFor: "how long to wait for its documents to be gone",
+	})
+}
+
+func (o *Options) nodeUncordonCommand() *cobra.Command {
+	return o.nodeOrderCommand(nodeOrder{
+		verb: "uncordon", short: "Have a node that was drained take documents again",
+		long: "Undoes 'tidelock node drain' without a restart: the node takes new documents and those that nobody has. What\n" +
+			"others took meanwhile stays there; 'tidelock node rebalance' brings back what is idle.",
+		done:    func(n node) bool { return n.Properties.State == "Active" },
+		waitFor: "how long to wait for its state",
+	})
+}
+
+// nodeOrder is a command that a node carries out, which shows in how it is listed.
+type nodeOrder struct {
+	verb, short, long string
+	done              func(node) bool
+	waitFor           string
+}
+
+func (o *Options) nodeOrderCommand(order nodeOrder) *cobra.Command {
 	var name string
 	var wait time.Duration
-	c := &cobra.Command{
-		Use: "drain", Short: "Move all documents of a node to the others; it then only passes requests on", Args: cobra.NoArgs,
-		Long: "Has a node give up its documents, in order and without losing an op; their clients reconnect once. Returns when\n" +
-			"none is left, or after --wait. The node takes documents again after it was started anew.",
-		RunE: func(c *cobra.Command, _ []string) error {
-			p, client, err := o.ready()
-			if err != nil {
-				return err
-			}
-			n, err := findNode(c.Context(), client, name)
-			if err != nil {
-				return err
-			}
-			path := client.nodesPath() + "/" + url.PathEscape(n.Name) + "/drain"
-			if err := client.Do(c.Context(), http.MethodPost, path, versionPreview, nil, nil); err != nil {
-				return err
-			}
-			n, err = awaitDrained(c.Context(), client, n.Name, wait)
-			if err != nil {
-				return err
-			}
-			return p.print(n, [][]string{{"NODE", "STATE", "DOCUMENTS"}, {n.Name, n.Properties.State, strconv.Itoa(n.Properties.Documents)}})
-		},
-	}
+	c := &cobra.Command{Use: order.verb, Short: order.short, Long: order.long, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+		p, client, err := o.ready()
+		if err != nil {
+			return err
+		}
+		n, err := findNode(c.Context(), client, name)
+		if err != nil {
+			return err
+		}
+		path := client.nodesPath() + "/" + url.PathEscape(n.Name) + "/" + order.verb
+		if err := client.Do(c.Context(), http.MethodPost, path, versionPreview, nil, nil); err != nil {
+			return err
+		}
+		n, err = awaitOrder(c.Context(), client, n.Name, order, wait)
+		if err != nil {
+			return err
+		}
+		return p.print(n, [][]string{{"NODE", "STATE", "DOCUMENTS"}, {n.Name, n.Properties.State, strconv.Itoa(n.Properties.Documents)}})
+	}}
 	c.Flags().StringVar(&name, "node", "", "name or URL of the node, see 'tidelock node list'")
-	c.Flags().DurationVar(&wait, "wait", time.Minute, "how long to wait for its documents to be gone")
+	c.Flags().DurationVar(&wait, "wait", time.Minute, order.waitFor)
 	_ = c.MarkFlagRequired("node") // fails for an unknown flag only
 	return c
 }
@@ -146,14 +168,14 @@ func findNode(ctx context.Context, client *Client, name string) (node, error) {
 	return node{}, fmt.Errorf("no node is called %q; there are: %s", name, strings.Join(urls, ", "))
 }
 
-func awaitDrained(ctx context.Context, client *Client, name string, wait time.Duration) (node, error) {
+func awaitOrder(ctx context.Context, client *Client, name string, order nodeOrder, wait time.Duration) (node, error) {
 	for end := time.Now().Add(wait); ; {
 		n, err := findNode(ctx, client, name)
-		if err != nil || n.Properties.State == "Draining" && n.Properties.Documents == 0 {
+		if err != nil || order.done(n) {
 			return n, err
 		}
 		if time.Now().After(end) {
-			return n, fmt.Errorf("after %s node %s still has %d documents (%s); it goes on draining", wait, name, n.Properties.Documents, n.Properties.State)
+			return n, fmt.Errorf("%s after the order to %s node %s is %s and has %d documents; it goes on", wait, order.verb, name, n.Properties.State, n.Properties.Documents)
 		}
 		select {
 		case <-ctx.Done():

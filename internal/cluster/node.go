@@ -202,7 +202,7 @@ func (n *Node) Stop(ctx context.Context) error {
 func (n *Node) Serving() bool { return int64(time.Since(n.base)) < n.deadline.Load() }
 
 // Drain makes the others take all documents from now on, and returns when they know. The
-// caller then ends those that are here. It is not undone.
+// caller then ends those that are here. Uncordon undoes it.
 func (n *Node) Drain(ctx context.Context) error {
 	n.mu.Lock()
 	n.draining = true
@@ -217,6 +217,15 @@ func (n *Node) Drain(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// Uncordon has this node take documents again after Drain. The others know a moment later;
+// documents that they took meanwhile stay where they are.
+func (n *Node) Uncordon() {
+	n.mu.Lock()
+	n.draining = false
+	n.mu.Unlock()
+	n.wake()
 }
 
 // drainNotice is how long the others need at most, unless the store is slow, to see a

@@ -145,6 +145,14 @@ func (s *Server) Move(ctx context.Context) error {
 	return nil
 }
 
+// Uncordon undoes Move: the node takes documents again.
+func (s *Server) Uncordon() {
+	s.mu.Lock()
+	s.moving = false
+	s.mu.Unlock()
+	s.c.Cluster.Uncordon() // only now: whom the others send here is served
+}
+
 // leaveAll lets no document take new users. s.mu is held.
 func (s *Server) leaveAll() []*entry {
 	var entries []*entry

@@ -335,6 +335,29 @@ func TestDrainMovesDocuments(t *testing.T) {
 		if got, want := contentsOf(t, others[0].log(id)), append(seen, "after"); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("the log has\n%q, want\n%q", got, want)
 		}
+		if status, _ := owner.rest("GET", "/readyz", ""); status != http.StatusServiceUnavailable {
+			t.Errorf("a node that was drained is ready: %d", status)
+		}
+
+		owner.server.Uncordon()
+		time.Sleep(3 * time.Second)
+		if status, _ := owner.rest("GET", "/readyz", ""); status != http.StatusOK {
+			t.Errorf("readiness after the drain was undone: %d", status)
+		}
+		again.submit("undisturbed")
+		again.awaitMine(2)
+		if now, _ := c.owner(id); now != others[0] {
+			t.Error("a document that is in use moved back when the drain was undone")
+		}
+		for { // of new documents the node has its share
+			id := others[0].create()
+			other := others[0].joinAt(id)
+			now, _ := c.owner(id)
+			other.close()
+			if now == owner {
+				break
+			}
+		}
 		again.close()
 	})
 }

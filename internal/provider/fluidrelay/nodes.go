@@ -14,6 +14,8 @@ type Nodes interface {
 	Nodes() []Node
 	// Drain has a node give up its documents, soon; it shows in the node's state.
 	Drain(id string)
+	// Uncordon has a node that was drained take documents again; likewise.
+	Uncordon(id string)
 	// Rebalance has every node give up idle documents that another one should have.
 	Rebalance()
 }
@@ -57,6 +59,7 @@ func (p *Provider) nodeRoutes() []arm.Route {
 	return []arm.Route{
 		{Method: "GET", Pattern: all, Action: namespace + "/nodes/read", Versions: versions, Handle: p.listNodes},
 		{Method: "POST", Pattern: all + "/{node}/drain", Action: namespace + "/nodes/drain/action", Versions: versions, Handle: p.drainNode},
+		{Method: "POST", Pattern: all + "/{node}/uncordon", Action: namespace + "/nodes/uncordon/action", Versions: versions, Handle: p.uncordonNode},
 		{Method: "POST", Pattern: arm.InSubscription + "/providers/" + namespace + "/rebalanceNodes", Action: namespace + "/rebalanceNodes/action", Versions: versions, Handle: p.rebalanceNodes},
 	}
 }
@@ -84,15 +87,25 @@ func (p *Provider) wireNode(r *arm.Request, n Node) wireNode {
 
 // drainNode answers at once: 202, and the node's state tells the rest.
 func (p *Provider) drainNode(_ context.Context, r *arm.Request) (*arm.Response, error) {
+	return p.orderNode(r, p.c.Nodes.Drain, "there is nothing to drain, the others take over its documents")
+}
+
+// uncordonNode undoes drainNode, and answers as that does.
+func (p *Provider) uncordonNode(_ context.Context, r *arm.Request) (*arm.Response, error) {
+	return p.orderNode(r, p.c.Nodes.Uncordon, "start it again, then it takes documents")
+}
+
+// orderNode gives an order to a node that lives; ifDead says what to do with one that does not.
+func (p *Provider) orderNode(r *arm.Request, order func(id string), ifDead string) (*arm.Response, error) {
 	for _, n := range p.c.Nodes.Nodes() {
 		if n.ID != r.Param("node") {
 			continue
 		}
 		if n.State == "Dead" {
 			return nil, &arm.Error{Status: http.StatusConflict, Code: "NodeIsDead", Target: n.ID, Message: fmt.Sprintf(
-				"Node %s has not been seen since %s: there is nothing to drain, the others take over its documents.", n.ID, n.Seen.UTC().Format(time.RFC3339))}
+				"Node %s has not been seen since %s: %s.", n.ID, n.Seen.UTC().Format(time.RFC3339), ifDead)}
 		}
-		p.c.Nodes.Drain(n.ID)
+		order(n.ID)
 		return &arm.Response{Status: http.StatusAccepted, Body: p.wireNode(r, n)}, nil
 	}
 	return nil, &arm.Error{Status: http.StatusNotFound, Code: "NodeNotFound", Target: r.Param("node"), Message: "There is no such node: list the nodes to see their names. A process has a new one after each start."}
