@@ -58,8 +58,9 @@ func (k *Keeper) Update(ctx context.Context, r envelope.ResourceID, s Settings, 
 	if m.moves() {
 		return k.rewrap(ctx, r, m, also...)
 	}
-	if len(also) == 0 {
-		return nil
+	// Perhaps another process has moved it there, and did not live to tell.
+	if err := k.reload(ctx, r); err != nil || len(also) == 0 {
+		return err
 	}
 	return k.c.Store.WriteRows(ctx, also)
 }
@@ -325,7 +326,7 @@ func (k *Keeper) take(id envelope.ResourceID, rec *wrapRecord, key envelope.Root
 		r.wraps = 0
 	}
 	before := r.watch
-	r.rec, r.mismatch, r.watch = rec, time.Time{}, k.watchFor(rec)
+	r.rec, r.mismatch, r.behind, r.watch = rec, time.Time{}, time.Time{}, k.watchFor(rec)
 	r.watch.members[r] = struct{}{}
 	r.learn(key, found)
 	if l := r.watch.lease; l.valid() {

@@ -119,7 +119,10 @@ func (k *Keeper) OpenDocument(ctx context.Context, r envelope.ResourceID, h enve
 		if k.c.Tell == nil || reloaded {
 			return nil, err
 		}
-		k.reload(ctx, r) // another process made that root key, and its news was lost
+		// Another process made that root key, and its news was lost.
+		if err := k.reload(ctx, r); err != nil {
+			return nil, err
+		}
 		reloaded = true
 	}
 }

@@ -347,7 +347,9 @@ func (k *Keeper) beginNext(ctx context.Context, r envelope.ResourceID, old *wrap
 		if err := k.refresh(ctx, r); err != nil {
 			return nil, err
 		}
-		k.reload(ctx, r)
+		if err := k.reload(ctx, r); err != nil {
+			return nil, err
+		}
 		return nil, store.ErrConflict
 	}
 	key := envelope.NewRootKey()

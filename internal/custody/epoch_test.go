@@ -227,8 +227,15 @@ func TestDocumentMadeWhileTheEpochEnds(t *testing.T) {
 	}
 }
 
-// Two processes on one store: the other learns of the new root key by meeting it.
+// Two processes on one store: the other is told of the new root key, or learns of it by
+// meeting it.
 func TestEpochEndedByAnotherProcess(t *testing.T) {
+	for _, told := range []bool{true, false} {
+		t.Run(fmt.Sprintf("Told%t", told), func(t *testing.T) { testEpochEndedByAnotherProcess(t, told) })
+	}
+}
+
+func testEpochEndedByAnotherProcess(t *testing.T, told bool) {
 	f := newRetained(t)
 	r := f.resource(pinned)
 	h := f.document(r).Handle()
@@ -242,6 +249,13 @@ func TestEpochEndedByAnotherProcess(t *testing.T) {
 	}
 	if err := f.turnNow(r); err != nil {
 		t.Fatal(err)
+	}
+	if told {
+		if err := other.reload(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		made := other.document(r) // under the new root key
+		f.open(r, made.Handle())
 	}
 	if err := open.Err(); err != nil {
 		t.Errorf("an open document of the other process: %v", err)

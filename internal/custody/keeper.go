@@ -124,6 +124,7 @@ type root struct {
 	next      envelope.RootKey // that of nextEpoch, while document keys move to it
 	nextEpoch uint32           // 0: none
 	wraps     uint64           // of document keys, under the newest of them
+	behind    time.Time        // since when there is a newer record about which the key store gives no answer; zero: there is none
 	looked    time.Time        // when the store is asked next whether the epoch ends
 	mismatch  time.Time        // since when the key store gives a key that is not this one; zero: it does not
 	compared  time.Time        // when that was last seen

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"strings"
+	"time"
 
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/store"
@@ -52,7 +54,11 @@ func (k *Keeper) Heed(n News) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		if !k.closed {
-			k.wg.Go(func() { k.reload(k.ctx, id) })
+			k.wg.Go(func() {
+				if err := k.reload(k.ctx, id); err != nil {
+					k.c.Log.Warn("a change by another node is taken in with the next probe", "err", err)
+				}
+			})
 		}
 	}
 }
@@ -71,39 +77,66 @@ func (k *Keeper) heedRefusal(v KeyVerdict) {
 	w.wake()
 }
 
-// reload takes over what another process made of a resource's wrap record.
-func (k *Keeper) reload(ctx context.Context, id envelope.ResourceID) {
+// reload takes over what another process made of a resource's wrap record. An error is the
+// store's.
+func (k *Keeper) reload(ctx context.Context, id envelope.ResourceID) error {
 	k.mu.Lock()
 	known := k.roots[id]
 	k.mu.Unlock()
 	if known == nil {
-		return // it is read when it is needed
+		return nil // it is read when it is needed
 	}
 	rec, _, err := k.readRecord(ctx, id)
 	if errors.Is(err, store.ErrNotFound) {
 		k.drop(id, store.ErrNotFound)
-		return
+		return nil
 	}
 	if err != nil {
-		k.c.Log.WarnContext(ctx, "a wrap record that another node changed cannot be read yet", "err", err)
-		return
+		return fmt.Errorf("read the wrap record that another node may have changed: %w", err)
 	}
 	k.mu.Lock()
 	same := k.roots[id] == nil || k.roots[id].rec.Generation >= rec.Generation
 	k.mu.Unlock()
 	if same {
-		return
+		return nil
 	}
 	key, found := k.examine(ctx, id, rec, forStart)
-	if found.verdict != proof {
-		key.Wipe() // what is open goes on under the lease it has; the next probe tries again
-		return
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if r := k.roots[id]; found.verdict == outage && r != nil && !r.fallsBehind() {
+		return nil // what is open goes on under the lease it has; the next probe tries again
 	}
-	k.install(id, rec, key, found)
+	// A refusal, too: whoever turns the new key off must not find its data served under the old one.
+	k.take(id, rec, key, found)
+	return nil
 }
 
-// reloadMembers looks whether other processes have moved root keys off this watch's key,
-// before a refusal of it counts.
+// fallsBehind says whether the key store has not answered about a newer record for as long as
+// an outage is ridden out. Keeper.mu is held.
+func (r *root) fallsBehind() bool {
+	if r.behind.IsZero() {
+		r.behind = time.Now()
+	}
+	return time.Since(r.behind) >= r.watch.k.c.Policy.grace()
+}
+
+// rereadMembers is reloadMembers after each probe, beside the probes. The others tell what
+// they change; but a process that is killed may have changed a record and told nobody.
+// Keeper.mu is held.
+func (w *watch) rereadMembers(ctx context.Context) {
+	if w.k.c.Tell == nil || w.rereading {
+		return
+	}
+	w.rereading = true
+	w.k.wg.Go(func() {
+		w.reloadMembers(ctx)
+		w.k.mu.Lock()
+		defer w.k.mu.Unlock()
+		w.rereading = false
+	})
+}
+
+// reloadMembers looks whether other processes have moved root keys off this watch's key.
 func (w *watch) reloadMembers(ctx context.Context) {
 	if w.k.c.Tell == nil {
 		return
@@ -115,7 +148,10 @@ func (w *watch) reloadMembers(ctx context.Context) {
 	}
 	w.k.mu.Unlock()
 	for _, id := range ids {
-		w.k.reload(ctx, id)
+		if err := w.k.reload(ctx, id); err != nil {
+			w.k.c.Log.WarnContext(ctx, "wrap records are not read again before the next probe", "err", err)
+			return
+		}
 	}
 }
 

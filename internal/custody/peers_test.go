@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,6 +26,7 @@ type peers struct {
 	vault   *fakeVault
 	service envelope.ServiceKey
 	nodes   []*peer
+	silent  atomic.Bool // news are lost
 }
 
 type peer struct {
@@ -36,30 +38,36 @@ type peer struct {
 type way struct {
 	keystore.Client
 	mu  sync.Mutex
-	err error // what every call gets; nil: the vault's answer
+	err error        // what every call gets; nil: the vault's answer
+	of  keystore.URL // for this key only; zero: for all
 }
 
-func (w *way) set(err error) {
+func (w *way) set(err error) { w.setFor(keystore.URL{}, err) }
+
+func (w *way) setFor(key keystore.URL, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.err = err
+	w.err, w.of = err, key
 }
 
-func (w *way) spoilt() error {
+func (w *way) spoilt(key keystore.URL) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if !w.of.IsZero() && w.of != key {
+		return nil
+	}
 	return w.err
 }
 
 func (w *way) Describe(ctx context.Context, key keystore.URL) (keystore.Key, error) {
-	if err := w.spoilt(); err != nil {
+	if err := w.spoilt(key); err != nil {
 		return keystore.Key{}, err
 	}
 	return w.Client.Describe(ctx, key)
 }
 
 func (w *way) Unwrap(ctx context.Context, wrapped keystore.Wrapped) ([]byte, string, error) {
-	if err := w.spoilt(); err != nil {
+	if err := w.spoilt(wrapped.ID); err != nil {
 		return nil, "", err
 	}
 	return w.Client.Unwrap(ctx, wrapped)
@@ -89,6 +97,9 @@ func withPeers(t *testing.T, n int, f func(t *testing.T, p *peers)) {
 
 // deliver brings news to all but the one that tells, as they come over the store.
 func (p *peers) deliver(from *peer, n News) {
+	if p.silent.Load() {
+		return
+	}
 	raw, err := json.Marshal(n)
 	if err != nil {
 		p.t.Error(err)
@@ -221,11 +232,7 @@ func TestRotationOnOneNodeMovesAll(t *testing.T) {
 		t.Run(fmt.Sprintf("Told%v", told), func(t *testing.T) {
 			withPeers(t, 3, func(t *testing.T, p *peers) {
 				r, documents := p.document(version1)
-				if !told { // the news are lost
-					for _, one := range p.nodes {
-						one.c.Tell = func(News) {}
-					}
-				}
+				p.silent.Store(!told)
 				p.vault.addVersion(version2)
 				if err := p.nodes[0].Update(t.Context(), r, Settings{Key: keyURL(version2), Identity: identityA}); err != nil {
 					t.Fatal(err)
@@ -366,6 +373,81 @@ func TestEpochAndRotationOnOneNodeComeToAll(t *testing.T) {
 		}
 		if err := documents[1].Err(); err != nil {
 			t.Errorf("the document that was open there ended: %v", err)
+		}
+	})
+}
+
+// A process that is killed just after it moved a root key tells nobody. Whoever then turns the
+// new key off must not find his data served under the old one.
+func TestAMoveThatNobodyTellsOfIsFollowed(t *testing.T) {
+	for name, spoil := range map[string]func(p *peers){
+		"NoNews": func(p *peers) { p.silent.Store(true) },
+		"NoAnswerWhenTheNewsCame": func(p *peers) {
+			for _, one := range p.nodes[1:] {
+				one.way.set(&keystore.Error{Class: keystore.Unreachable})
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withPeers(t, 3, func(t *testing.T, p *peers) {
+				r, documents := p.document(version1)
+				time.Sleep(time.Minute)
+				spoil(p)
+				p.vault.addVersion(version2)
+				if err := p.nodes[0].Update(t.Context(), r, Settings{Key: keyURL(version2), Identity: identityA}); err != nil {
+					t.Fatal(err)
+				}
+				p.nodes[0].Close() // killed
+				time.Sleep(time.Second)
+				for _, one := range p.nodes[1:] {
+					one.way.set(nil)
+				}
+				p.vault.change(version2, disabled)
+				time.Sleep(time.Minute)
+				for i, d := range documents[1:] {
+					wantUnusable(t, d.Err(), "KeyDisabled")
+					if err := p.nodes[i+1].Admit(t.Context(), r); err == nil {
+						t.Errorf("node %d admits a minute after the key was disabled", i+1)
+					}
+				}
+				p.vault.change(version2, func(k *keystore.Key) { k.Enabled = true })
+				time.Sleep(30 * time.Second)
+				for i, one := range p.nodes[1:] {
+					if err := one.Admit(t.Context(), r); err != nil {
+						t.Errorf("node %d, 30 s after it was enabled: %v", i+1, err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A node whose way to the new key's vault is broken goes on under the old one for as long as
+// an outage is ridden out, and no longer.
+func TestAMoveThatCannotBeFollowedIsAnOutage(t *testing.T) {
+	withPeers(t, 2, func(t *testing.T, p *peers) {
+		r, documents := p.document(version1)
+		time.Sleep(time.Minute)
+		p.vault.addVersion(version2)
+		p.nodes[1].way.setFor(keyURL(version2), &keystore.Error{Class: keystore.Unreachable})
+		if err := p.nodes[0].Update(t.Context(), r, Settings{Key: keyURL(version2), Identity: identityA}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(Grace - time.Minute)
+		for i, d := range documents {
+			if err := d.Err(); err != nil {
+				t.Errorf("node %d, before the grace is over: %v", i, err)
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		if documents[0].Err() != nil {
+			t.Error("the node that can reach the new key's vault does not serve")
+		}
+		wantUnusable(t, documents[1].Err(), reasonUnreachable)
+		p.nodes[1].way.setFor(keystore.URL{}, nil)
+		time.Sleep(30 * time.Second)
+		if err := p.nodes[1].Admit(t.Context(), r); err != nil {
+			t.Errorf("30 s after its way was mended: %v", err)
 		}
 	})
 }

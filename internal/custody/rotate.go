@@ -91,7 +91,7 @@ func (k *Keeper) adoptNewest(ctx context.Context, r envelope.ResourceID) error {
 		return err
 	}
 	if newest.ID == old.kid {
-		return nil
+		return k.reload(ctx, r) // another process was faster, and may not have lived to tell
 	}
 	// Unlike an update, this may unwrap with a version that has expired: then moving
 	// on is what the owner asked for by naming none.

@@ -76,6 +76,7 @@ type watch struct {
 	sooner      time.Time // when LookSooner last asked for that
 	versionSeen time.Time // when the newest version was last looked for
 	rotating    bool      // it is being looked for now
+	rereading   bool      // the members' records are being read again
 	rescuing    bool      // root keys in memory are being moved to it, for this version was disabled
 
 	refusedSince time.Time // the key store refuses, confirmed, since then; zero: it does not
@@ -179,7 +180,7 @@ func (w *watch) probe(ctx context.Context) {
 	found := evidence{verdict: refusal, reason: reasonDrill}
 	if !played {
 		key, found = w.k.examine(ctx, r.id, rec, forProbe)
-		if found.verdict == refusal {
+		if found.verdict == refusal { // before it counts: another process may have moved on
 			w.reloadMembers(ctx)
 		}
 		w.k.m.probes[found.verdict].Inc()
@@ -197,6 +198,7 @@ func (w *watch) probe(ctx context.Context) {
 		w.rotating = true
 		w.k.wg.Go(func() { w.rotate(ctx) })
 	}
+	w.rereadMembers(ctx)
 }
 
 // LookSooner has keys asked about at once, their newest versions too: something may have
