@@ -68,7 +68,7 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts, azure *a
 	}
 	log := activity.New(activity.Config{Store: a.store, Service: a.service, Log: a.c.Log})
 	router := arm.NewRouter(arm.Config{
-		Authenticate: a.authenticate, Allowed: a.allowed, Subscription: groups.HasSubscription, ResourceGroup: groups.HasGroup,
+		Authenticate: a.authenticate, Allowed: a.allowed, Subscription: groups.HasSubscription, ResourceGroup: groups.GroupState,
 		Directory: func(ctx context.Context, id string) (string, error) {
 			d, err := groups.Directory(ctx, id)
 			return string(d), err

@@ -38,9 +38,11 @@ type Config struct {
 	Authenticate func(r *http.Request) (Caller, error)
 	// Allowed says whether the caller may do action at scope.
 	Allowed func(ctx context.Context, c Caller, action, scope string) (bool, error)
-	// Subscription and ResourceGroup say whether they exist.
-	Subscription  func(ctx context.Context, id string) (bool, error)
-	ResourceGroup func(ctx context.Context, subscription, name string) (bool, error)
+	// Subscription says whether there is one.
+	Subscription func(ctx context.Context, id string) (bool, error)
+	// ResourceGroup is asked before a request in a group, and after one that made something:
+	// another process may delete the group meanwhile.
+	ResourceGroup func(ctx context.Context, subscription, name string) (GroupState, error)
 	// Directory is that of a subscription, whose callers alone may see it; nil: it is not
 	// looked at.
 	Directory func(ctx context.Context, subscription string) (string, error)
@@ -54,6 +56,16 @@ type Config struct {
 	LoginURL string
 	Log      *slog.Logger
 }
+
+// GroupState says what is known of a resource group.
+type GroupState int
+
+// The states of a group.
+const (
+	NoGroup GroupState = iota
+	GroupExists
+	GroupBeingDeleted // what is in it can be read, as long as it is there
+)
 
 // Event is one write, as the activity log shows it.
 type Event struct {

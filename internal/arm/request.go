@@ -227,3 +227,9 @@ func ErrResourceNotFound(id ResourceID) *Error {
 func ErrResourceGroupNotFound(name string) *Error {
 	return &Error{Status: http.StatusNotFound, Code: "ResourceGroupNotFound", Message: fmt.Sprintf("Resource group '%s' could not be found.", name)}
 }
+
+// ErrGroupBeingDeleted is the 409 of a write in a resource group that is being deleted.
+func ErrGroupBeingDeleted(name string) *Error {
+	return &Error{Status: http.StatusConflict, Code: "ResourceGroupBeingDeleted", Message: fmt.Sprintf(
+		"The resource group '%s' is in deprovisioning state and cannot perform this operation.", name)}
+}

@@ -127,6 +127,9 @@ func (rt *Router) run(route *boundRoute, req *Request) (*Response, error) {
 	}
 	req.Body = body
 	resp, err := route.Handle(ctx, req)
+	if err == nil && req.HTTP.Method == http.MethodPut {
+		err = rt.undoInLostGroup(ctx, route, req)
+	}
 	if err == nil && req.HTTP.Method == http.MethodDelete && rt.c.Deleted != nil && route.deletes(req) {
 		err = rt.c.Deleted(ctx, req.ID.String())
 	}
@@ -293,13 +296,13 @@ func (b *boundRoute) insideGroup(req *Request) bool {
 	return len(b.pattern.segments) > 4 && strings.HasPrefix(b.Pattern, InGroup+"/")
 }
 
-// holdGroup keeps writes in a group and the group's own deletion apart: else a
+// holdGroup keeps writes in a group and the group's own deletion apart in this process: else a
 // resource could be made in a group that is gone when it is stored. A write that comes
-// during the deletion is refused. It returns the release.
+// during the deletion is refused. It returns the release. For other processes see
+// undoInLostGroup.
 func (rt *Router) holdGroup(route *boundRoute, req *Request) (release func(), err error) {
 	deletes := route.Pattern == InGroup && req.HTTP.Method == http.MethodDelete
-	reads := req.HTTP.Method == http.MethodGet || req.HTTP.Method == http.MethodHead
-	if !deletes && (reads || !route.insideGroup(req)) {
+	if !deletes && (reads(req) || !route.insideGroup(req)) {
 		return func() {}, nil
 	}
 	group := ResourceID{Subscription: req.ID.Subscription, ResourceGroup: req.ID.ResourceGroup}.Key()
@@ -316,24 +319,54 @@ func (rt *Router) holdGroup(route *boundRoute, req *Request) (release func(), er
 	}
 	// It fails only while a deletion goes on, or waits for the writes before it.
 	if !lock.TryRLock() {
-		return nil, &Error{Status: http.StatusConflict, Code: "ResourceGroupBeingDeleted", Message: fmt.Sprintf(
-			"The resource group '%s' is in deprovisioning state and cannot perform this operation.", req.ID.ResourceGroup)}
+		return nil, ErrGroupBeingDeleted(req.ID.ResourceGroup)
 	}
 	return lock.RUnlock, nil
 }
 
+// checkGroup refuses what is for a group that is not there, and writes in one that is being
+// deleted, be it by another process.
 func (rt *Router) checkGroup(ctx context.Context, route *boundRoute, req *Request) error {
 	if !route.insideGroup(req) {
 		return nil
 	}
-	known, err := rt.c.ResourceGroup(ctx, req.ID.Subscription, req.ID.ResourceGroup)
-	if err != nil {
+	state, err := rt.c.ResourceGroup(ctx, req.ID.Subscription, req.ID.ResourceGroup)
+	switch {
+	case err != nil:
 		return err
-	}
-	if !known {
+	case state == NoGroup:
 		return ErrResourceGroupNotFound(req.ID.ResourceGroup)
+	case state == GroupBeingDeleted && !reads(req):
+		return ErrGroupBeingDeleted(req.ID.ResourceGroup)
 	}
 	return nil
+}
+
+func reads(req *Request) bool {
+	return req.HTTP.Method == http.MethodGet || req.HTTP.Method == http.MethodHead
+}
+
+// undoInLostGroup takes back what was made in a group that another process began to delete
+// meanwhile. That process marks the group before it looks what is in it: so either it finds
+// what was made here, or this finds the mark.
+func (rt *Router) undoInLostGroup(ctx context.Context, route *boundRoute, req *Request) error {
+	err := rt.checkGroup(ctx, route, req)
+	var refused *Error
+	if !errors.As(err, &refused) {
+		return err
+	}
+	if !route.pattern.scoped {
+		_, err = rt.Within(ctx, req, http.MethodDelete, nil)
+		if err != nil && !errors.As(err, &refused) { // a refusal: it is gone already
+			return err
+		}
+	}
+	if rt.c.Deleted != nil {
+		if err := rt.c.Deleted(ctx, req.ID.String()); err != nil {
+			return err
+		}
+	}
+	return ErrGroupBeingDeleted(req.ID.ResourceGroup)
 }
 
 func readBody(r *http.Request) ([]byte, error) {

@@ -38,8 +38,11 @@ func testRouter(t *testing.T, routes ...Route) (rt *Router, logged *bytes.Buffer
 			return action != "Microsoft.Thing/things/forbidden", nil
 		},
 		Subscription: func(_ context.Context, id string) (bool, error) { return id == sub, nil },
-		ResourceGroup: func(_ context.Context, _, name string) (bool, error) {
-			return strings.EqualFold(name, "rg1"), nil
+		ResourceGroup: func(_ context.Context, _, name string) (GroupState, error) {
+			if strings.EqualFold(name, "rg1") {
+				return GroupExists, nil
+			}
+			return NoGroup, nil
 		},
 		LoginURL: "https://login.test/tid",
 		Log:      slog.New(slog.NewTextHandler(logged, nil)),

@@ -95,3 +95,47 @@ func TestWritesDuringADeletion(t *testing.T) {
 		t.Errorf("a write afterwards: got %d, want 200", w.Code)
 	}
 }
+
+// Another process deletes the group while something is made in it: either it finds that, or it
+// is undone here.
+func TestWritesDuringADeletionElsewhere(t *testing.T) {
+	pattern := InGroup + "/providers/Microsoft.Thing/things/{name}"
+	there, state := false, GroupExists
+	var forgotten []string
+	rt, _ := testRouter(t, Route{
+		Method: "PUT", Pattern: pattern, Action: "x",
+		Handle: func(_ context.Context, r *Request) (*Response, error) {
+			there = true
+			if r.Param("name") == "slow" {
+				state = GroupBeingDeleted
+			}
+			return nil, nil
+		},
+	}, Route{
+		Method: "DELETE", Pattern: pattern, Action: "x",
+		Handle: func(_ context.Context, r *Request) (*Response, error) {
+			there = false
+			return nil, nil
+		},
+	})
+	rt.c.ResourceGroup = func(context.Context, string, string) (GroupState, error) { return state, nil }
+	rt.c.Deleted = func(_ context.Context, scope string) error {
+		forgotten = append(forgotten, scope)
+		return nil
+	}
+	if w, _ := do(t, rt, "PUT", thing+v1, "good", `{}`); w.Code != 200 || !there {
+		t.Fatalf("a write before: got %d", w.Code)
+	}
+	slow := group + "/providers/Microsoft.Thing/things/slow"
+	if w, e := do(t, rt, "PUT", slow+v1, "good", `{}`); w.Code != 409 || e.Code != "ResourceGroupBeingDeleted" {
+		t.Errorf("a write that the deletion overtook: got %d %s, want 409 ResourceGroupBeingDeleted", w.Code, e.Code)
+	}
+	if there || !slices.Equal(forgotten, []string{slow}) {
+		t.Errorf("what was made is there: %t; role assignments were forgotten at %q", there, forgotten)
+	}
+	for _, method := range []string{"PUT", "DELETE"} {
+		if w, e := do(t, rt, method, thing+v1, "good", `{}`); w.Code != 409 || e.Code != "ResourceGroupBeingDeleted" {
+			t.Errorf("%s meanwhile: got %d %s", method, w.Code, e.Code)
+		}
+	}
+}

@@ -130,7 +130,7 @@ func New(t testing.TB, containers fluidrelay.Containers) *Plane {
 	p.Resources.Contain(p.Fluid, p.KeyVault, p.Identity)
 	p.Activity = activity.New(activity.Config{Store: p.Store, Service: p.Service, Log: log})
 	p.Router = arm.NewRouter(arm.Config{
-		Authenticate: p.authenticate, Allowed: p.Allowed, Subscription: p.Resources.HasSubscription, ResourceGroup: p.Resources.HasGroup,
+		Authenticate: p.authenticate, Allowed: p.Allowed, Subscription: p.Resources.HasSubscription, ResourceGroup: p.Resources.GroupState,
 		Directory: func(ctx context.Context, id string) (string, error) {
 			d, err := p.Resources.Directory(ctx, id)
 			return string(d), err

@@ -18,6 +18,9 @@ type group struct {
 	Name     string            `json:"name"` // with the letters of its creation
 	Location string            `json:"location"`
 	Tags     map[string]string `json:"tags,omitempty"`
+	// Deleting is the mark of a deletion, which other processes heed; a crash may leave it, and
+	// whoever deletes the group again goes on.
+	Deleting bool `json:"deleting,omitempty"`
 }
 
 type groupView struct {
@@ -31,9 +34,13 @@ type groupView struct {
 
 func (g group) view(subscription string) groupView {
 	id := arm.ResourceID{Subscription: subscription, ResourceGroup: g.Name}
+	state := "Succeeded"
+	if g.Deleting {
+		state = "Deleting"
+	}
 	return groupView{
 		ID: id.String(), Name: g.Name, Type: "Microsoft.Resources/resourceGroups", Location: g.Location, Tags: g.Tags,
-		Properties: map[string]string{"provisioningState": "Succeeded"},
+		Properties: map[string]string{"provisioningState": state},
 	}
 }
 
@@ -113,6 +120,9 @@ func (p *Provider) putGroup(ctx context.Context, r *arm.Request) (*arm.Response,
 			"Invalid resource group location '%s'. The Resource group already exists in location '%s'.", location, row.Value.Location)}
 	}
 	g := group{Name: r.ID.ResourceGroup, Location: location}
+	if row.Value.Deleting {
+		return nil, arm.ErrGroupBeingDeleted(row.Value.Name)
+	}
 	if exists {
 		g.Name = row.Value.Name
 	}
@@ -138,6 +148,9 @@ func (p *Provider) patchGroup(ctx context.Context, r *arm.Request) (*arm.Respons
 		return nil, err
 	}
 	g := row.Value
+	if g.Deleting {
+		return nil, arm.ErrGroupBeingDeleted(g.Name)
+	}
 	if body.Tags != nil {
 		g.Tags = *body.Tags
 	}
@@ -162,23 +175,55 @@ func (p *Provider) storeGroup(ctx context.Context, r *arm.Request, g group, revi
 	return &arm.Response{Status: status, Body: g.view(r.ID.Subscription)}, nil
 }
 
-// deleteGroup deletes the contents and then the group. The router lets no other
-// write into the group meanwhile.
+// deleteGroup marks the group, deletes the contents, and then the group. The router lets no
+// other write into the group meanwhile, on this node; those of other nodes heed the mark.
 func (p *Provider) deleteGroup(ctx context.Context, r *arm.Request) (*arm.Response, error) {
 	row, err := p.group(ctx, r.ID)
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range p.contents {
-		if err := c.DeleteGroup(ctx, r.ID.Subscription, r.ID.ResourceGroup); err != nil {
-			return nil, fmt.Errorf("delete the contents of group %s: %w", row.Value.Name, err)
+	marked := row.Value.Deleting
+	if !marked {
+		if row, err = p.mark(ctx, r.ID, row, true); err != nil {
+			return nil, err
 		}
+	}
+	if err := p.deleteContents(ctx, r.ID); err != nil {
+		if !marked { // else another deletion may be under way
+			if _, undoErr := p.mark(context.WithoutCancel(ctx), r.ID, row, false); undoErr != nil {
+				p.c.Log.WarnContext(ctx, "a resource group whose deletion failed stays marked: delete it again", "group", row.Value.Name, "err", undoErr)
+			}
+		}
+		return nil, tracked.Conflict(r.ID, fmt.Errorf("delete the contents of group %s: %w", row.Value.Name, err))
 	}
 	write := p.groups.Delete(strings.ToLower(r.ID.Subscription), strings.ToLower(row.Value.Name), store.AtRevision(row.Revision))
 	if err := p.c.Store.WriteRows(ctx, []store.RowWrite{write}); err != nil {
 		return nil, tracked.Conflict(r.ID, err)
 	}
 	return &arm.Response{}, nil
+}
+
+func (p *Provider) deleteContents(ctx context.Context, id arm.ResourceID) error {
+	for _, c := range p.contents {
+		if err := c.DeleteGroup(ctx, id.Subscription, id.ResourceGroup); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mark says in the group's row whether it is being deleted, and returns the row.
+func (p *Provider) mark(ctx context.Context, id arm.ResourceID, row tracked.Row[group], deleting bool) (tracked.Row[group], error) {
+	row.Value.Deleting = deleting
+	write, err := p.groups.Put(strings.ToLower(id.Subscription), strings.ToLower(row.Value.Name), row.Value, store.AtRevision(row.Revision))
+	if err != nil {
+		return row, err
+	}
+	if err := p.c.Store.WriteRows(ctx, []store.RowWrite{write}); err != nil {
+		return row, tracked.Conflict(id, err)
+	}
+	row.Revision++
+	return row, nil
 }
 
 // listResources shows what is in a subscription or group, as $filter asks.

@@ -140,14 +140,22 @@ func TestResourceFilter(t *testing.T) {
 func TestInterruptedGroupDeletion(t *testing.T) {
 	p := providertest.New(t, nil)
 	p.NewIdentity("id1", "westus2")
-	writes := 0
-	p.Store.SetFault(func(op memory.Op) memory.Fault {
-		writes++
-		return memory.Fault{Persist: writes == 1, Fail: writes > 1}
-	})
-	p.Refused(500, "InternalServerError", p.Do("DELETE", rg+"rg1"+version, ""))
-	p.Store.SetFault(nil)
-	p.Want(200, p.Do("GET", rg+"rg1"+version, ""))
+	const identity = "rg1/providers/Microsoft.ManagedIdentity/userAssignedIdentities/id2?api-version=2023-01-31"
+	for range 2 { // cut off after the mark, and after what is in the group is gone
+		writes := 0
+		p.Store.SetFault(func(op memory.Op) memory.Fault {
+			writes++
+			return memory.Fault{Persist: writes == 1, Fail: writes > 1}
+		})
+		p.Refused(500, "InternalServerError", p.Do("DELETE", rg+"rg1"+version, ""))
+		p.Store.SetFault(nil)
+		if got := string(p.Do("GET", rg+"rg1"+version, "").Body); !strings.Contains(got, `"provisioningState":"Deleting"`) {
+			t.Errorf("after an interrupted deletion: %s", got)
+		}
+		p.Refused(409, "ResourceGroupBeingDeleted", p.Do("PUT", rg+identity, `{"location":"westus2"}`))
+		p.Refused(409, "ResourceGroupBeingDeleted", p.Do("PUT", rg+"rg1"+version, `{"location":"westus2"}`))
+		p.Refused(409, "ResourceGroupBeingDeleted", p.Do("PATCH", rg+"rg1"+version, `{"tags":{}}`))
+	}
 	p.Want(200, p.Do("DELETE", rg+"rg1"+version, ""))
 	p.Refused(404, "ResourceGroupNotFound", p.Do("GET", rg+"rg1"+version, ""))
 }

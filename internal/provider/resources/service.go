@@ -116,10 +116,16 @@ func (p *Provider) Directory(ctx context.Context, id string) (entra.DirectoryID,
 	return row.Value.Directory, err
 }
 
-// HasGroup says whether there is a resource group.
-func (p *Provider) HasGroup(ctx context.Context, subscription, name string) (bool, error) {
-	_, err := p.groups.Get(ctx, strings.ToLower(subscription), strings.ToLower(name))
-	return found(err)
+// GroupState says what is known of a resource group.
+func (p *Provider) GroupState(ctx context.Context, subscription, name string) (arm.GroupState, error) {
+	row, err := p.groups.Get(ctx, strings.ToLower(subscription), strings.ToLower(name))
+	switch there, err := found(err); {
+	case err != nil || !there:
+		return arm.NoGroup, err
+	case row.Value.Deleting:
+		return arm.GroupBeingDeleted, nil
+	}
+	return arm.GroupExists, nil
 }
 
 // HasResource says whether there is a tracked resource, or the one that id is a part of.
