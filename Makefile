@@ -77,7 +77,7 @@ postgres: build ## the PostgreSQL engine against real servers (needs PostgreSQL'
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
 		echo "make postgres: PostgreSQL's server programs are missing; install them (Debian: apt-get install postgresql), or run 'make vet race clients crash' without them"; exit 1; }
 	TIDELOCK_POSTGRES=1 $(GO) test -race -count 1 -timeout 20m ./internal/store/postgres/...
-	TIDELOCK_POSTGRES=1 $(GO) test -race -count 1 -timeout 20m -run 'TestServerOnADatabase|TestNodesShare' ./internal/app
+	TIDELOCK_POSTGRES=1 $(GO) test -race -count 1 -timeout 20m -run 'TestServerOnADatabase|TestNodes|TestScenario37' ./internal/app
 	TIDELOCK_POSTGRES=1 TIDELOCK_BIN=$(CURDIR)/bin/tidelock $(GO) test -race -tags e2e -count 1 -v -timeout 20m -run TestDatabase ./e2e/...
 
 .PHONY: pkcs11
