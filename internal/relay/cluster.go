@@ -40,11 +40,12 @@ var (
 const (
 	topicDeleted = "document-deleted"
 	topicRevoked = "token-revoked"
+	topicClosed  = "tenant-closed"
 )
 
 type documentNotice struct {
 	Tenant   string `json:"tenant"`
-	Document string `json:"document"`
+	Document string `json:"document,omitempty"`
 	JTI      string `json:"jti,omitempty"`
 }
 
@@ -70,6 +71,13 @@ func (s *Server) joinCluster() {
 		var d documentNotice
 		if json.Unmarshal(body, &d) == nil {
 			s.cut(documentKey{d.Tenant, d.Document}, d.JTI)
+		}
+	})
+	n.On(topicClosed, func(body json.RawMessage) {
+		var d documentNotice
+		if json.Unmarshal(body, &d) == nil {
+			s.c.Tenants.Forget(d.Tenant)
+			s.cutTenant(d.Tenant)
 		}
 	})
 }

@@ -420,6 +420,25 @@ func TestDeletionAndRevocationReachTheNode(t *testing.T) {
 	})
 }
 
+func TestClosingATenantReachesTheNode(t *testing.T) {
+	clustered(t, 2, func(t *testing.T, c *testNodes) {
+		id := c.nodes[0].create()
+		writer := c.nodes[0].joinAt(id)
+		owner, others := c.owner(id)
+		forgotten := make(chan string, 1)
+		owner.onForget = func(tenant string) { forgotten <- tenant }
+		others[0].server.CutOff(testTenant)
+		closed := time.Now()
+		writer.awaitEnd()
+		if took := time.Since(closed); took > time.Second {
+			t.Errorf("the socket on another node was cut %s after the tenant was closed", took)
+		}
+		if tenant := <-forgotten; tenant != testTenant {
+			t.Errorf("the other node read tenant %s again", tenant)
+		}
+	})
+}
+
 func TestSocketsWithoutHintsAreToldToTryAgain(t *testing.T) {
 	clustered(t, 2, func(t *testing.T, c *testNodes) {
 		id := c.nodes[0].create()

@@ -62,6 +62,9 @@ type rig struct {
 	cluster *cluster.Node     // of the next start; nil: the only node
 	peers   http.RoundTripper // to the other nodes
 	direct  bool
+
+	onForget func(tenantID string)
+	mu       sync.Mutex // guards tenant.Closed
 }
 
 // bubble runs f with a rig under the service-managed key.
@@ -102,7 +105,23 @@ func (r *rig) settings() custody.Settings {
 
 // Lookup makes rig the Tenants of its server.
 func (r *rig) Lookup(_ context.Context, id string) (Tenant, bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	return r.tenant, id == r.tenant.ID, nil
+}
+
+// close closes the tenant's door; "" opens it.
+func (r *rig) close(reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tenant.Closed = reason
+}
+
+// Forget is what other nodes have this one do.
+func (r *rig) Forget(id string) {
+	if r.onForget != nil {
+		r.onForget(id)
+	}
 }
 
 // start starts a server over what the store has.

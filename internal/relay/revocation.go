@@ -83,24 +83,47 @@ func (s *Server) cut(key documentKey, jti string) {
 	s.mu.Lock()
 	e := s.documents[key]
 	s.mu.Unlock()
-	if e == nil {
+	if e != nil {
+		e.cut("token revoked", func(session *session) bool { return session.jti == jti })
+	}
+}
+
+// cut closes the sockets of a document's sessions that which names. Of one that is still
+// loading nobody is in.
+func (e *entry) cut(reason string, which func(*session) bool) {
+	d := e.loaded()
+	if d == nil {
 		return
 	}
-	select {
-	case <-e.ready:
-	default:
-		return // still loading: nobody is in
-	}
-	if e.doc == nil {
-		return
-	}
-	d := e.doc
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, session := range d.sessions {
-		if session.jti == jti {
-			session.sock.Close("token revoked")
+		if which(session) {
+			session.sock.Close(reason)
 		}
+	}
+}
+
+// CutOff closes all sockets of a tenant that its tokens open no more, on every node. Who
+// comes back learns why at the door; what was not acknowledged is the client's still.
+// The caller has seen to it that Tenants.Lookup says so by now: who joins meanwhile looks
+// again, see connection.join.
+func (s *Server) CutOff(tenantID string) {
+	s.cutTenant(tenantID)
+	s.tell(topicClosed, documentNotice{Tenant: tenantID})
+}
+
+func (s *Server) cutTenant(tenantID string) {
+	s.mu.Lock()
+	var entries []*entry
+	for key, e := range s.documents {
+		if key.tenantID == tenantID {
+			entries = append(entries, e)
+		}
+	}
+	s.mu.Unlock()
+	for _, e := range entries {
+		e.cut("access to the tenant is switched off", func(*session) bool { return true })
 	}
 }
 

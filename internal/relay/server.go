@@ -31,6 +31,8 @@ type Tenant struct {
 // see a regenerated key at once, and returns false for an unknown tenant.
 type Tenants interface {
 	Lookup(ctx context.Context, id string) (Tenant, bool, error)
+	// Forget has the next Lookup see what another node changed of a tenant.
+	Forget(id string)
 }
 
 // Config of a Server.

@@ -205,9 +205,13 @@ func (c *connection) join(ctx context.Context, m connectMessage, version string)
 	if _, local := c.s.localTenant(tenant.ID); !local {
 		session.expiry = time.AfterFunc(time.Until(claims.Expires), func() { c.sock.Close("token expired") })
 	}
-	// A revocation between our check and our arrival looked for us too early.
+	// A revocation between our check and our arrival looked for us too early, and so did
+	// who closed the tenant.
 	if err := c.s.checkRevoked(ctx, claims, socketFace); err != nil {
 		c.sock.Close("token revoked")
+	}
+	if err := c.s.checkOpen(ctx, tenant.ID); err != nil {
+		c.sock.Close("access to the tenant is switched off")
 	}
 	return session, nil
 }

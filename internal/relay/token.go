@@ -144,6 +144,23 @@ func matchClaims(raw, tenantID, documentID string, face tokenFace) (claims, erro
 
 func (c claims) expired() bool { return !time.Now().Before(c.Expires) }
 
+// checkOpen says whether tokens open a tenant now.
+func (s *Server) checkOpen(ctx context.Context, id string) error {
+	if _, local := s.localTenant(id); local {
+		return nil
+	}
+	t, found, err := s.c.Tenants.Lookup(ctx, id)
+	switch {
+	case err != nil:
+		return fmt.Errorf("look up tenant %s: %w", id, err)
+	case !found:
+		return errNoTenant
+	case t.Closed != "":
+		return &authError{http.StatusForbidden, t.Closed}
+	}
+	return nil
+}
+
 // checkSignature checks a token's signature, under key1, then key2, and returns
 // its tenant. A token that key1 verifies but that is expired is not tried again. One
 // of a tenant of local mode needs no signature.

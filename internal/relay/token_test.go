@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/tidelock/tidelock/internal/store"
 )
 
 // forge is a token with this header and claims, signed with key.
@@ -255,18 +257,72 @@ func BenchmarkCheckClaimsAndSignature(b *testing.B) {
 
 // A tenant whose access was switched off is closed to good tokens, on both faces; bad ones
 // are told nothing of it.
+// Whoever is in when a tenant is closed is cut off, with all that was acknowledged kept.
+func TestClosingATenantCutsItsSockets(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id, other := r.create(), r.create()
+		writer, reader, elsewhere := r.join(id), r.read(id), r.join(other)
+		writer.submit("a", "b")
+		writer.awaitMine(2)
+		const closed = "Public network access is disabled for this tenant."
+		r.close(closed)
+		r.server.CutOff(testTenant)
+		for _, c := range []*client{writer, reader, elsewhere} {
+			c.awaitCut()
+		}
+		if got := r.dial().connectErrorOf(connectBody(id, r.token(id), "write")); got.Code != 403 || got.Message != closed {
+			t.Errorf("connect: %+v, want 403 %s", got, closed)
+		}
+		r.close("")
+		again := r.join(id)
+		own := 0
+		for _, op := range r.log(id) {
+			if op.Type == "op" {
+				own++
+			}
+		}
+		if own != 2 {
+			t.Errorf("%d ops are in the log, want the 2 that were acknowledged", own)
+		}
+		again.close()
+	})
+}
+
+// A client on its way in is not yet among the sessions that are cut off.
+func TestClosingATenantWhileConnecting(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id := r.create()
+		done := false
+		r.store.swap(&rowHook{r.store.Store, func(key store.RowKey) error {
+			if key.Table == documentsTable && !done { // the token was found good
+				done = true
+				r.close("Shared key access is disabled for this tenant.")
+				r.server.CutOff(testTenant)
+			}
+			return nil
+		}})
+		c := r.dial()
+		c.connect(connectBody(id, r.token(id), "write"))
+		c.awaitCut()
+		synctest.Wait()
+		if ids := r.clientIDs(id); len(ids) != 0 {
+			t.Errorf("%v stayed in the document", ids)
+		}
+	})
+}
+
 func TestClosedTenant(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		id := r.create()
 		const closed = "Shared key access is disabled for this tenant."
-		r.tenant.Closed = closed
+		r.close(closed)
 		r.call("GET", "/deltas/t1/"+id, r.token(id), "").want(t, 403, closed)
 		if got := r.dial().connectErrorOf(connectBody(id, r.token(id), "write")); got.Code != 403 || got.Message != closed {
 			t.Errorf("connect: %+v, want 403 %s", got, closed)
 		}
 		forged := r.token(id)
 		r.call("GET", "/deltas/t1/"+id, forged[:len(forged)-2]+"AA", "").want(t, 403, errSignature.Message)
-		r.tenant.Closed = ""
+		r.close("")
 		if a := r.call("GET", "/deltas/t1/"+id, r.token(id), ""); a.status != 200 {
 			t.Errorf("opened again: %d %s, want 200", a.status, a.body)
 		}

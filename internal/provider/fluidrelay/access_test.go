@@ -49,9 +49,17 @@ func TestAccessSwitches(t *testing.T) {
 		{"NullIsTheDefault", "PATCH", `{"sharedKeyAccess":null}`, ""},
 		{"Again", "PATCH", `{"publicNetworkAccess":"Disabled"}`, "Public network access is disabled"},
 	} {
+		before := len(f.Relay.CutOffs)
 		set(c.method, c.properties)
 		if got := closed(); !strings.HasPrefix(got, c.want) || (got == "") != (c.want == "") {
 			t.Errorf("%s: closed is %q, want %q", c.name, got, c.want)
+		}
+		cut := 0
+		if c.want != "" {
+			cut = 1
+		}
+		if got := len(f.Relay.CutOffs) - before; got != cut || cut == 1 && f.Relay.CutOffs[before] != tenant {
+			t.Errorf("%s: cut off %v, want %d times", c.name, f.Relay.CutOffs[before:], cut)
 		}
 	}
 

@@ -297,13 +297,17 @@ func (p *Provider) store(ctx context.Context, c change, key custody.Settings) (*
 		}
 	}
 	err := p.write(ctx, c, key, writes)
-	p.forget(c.next.TenantID)
+	p.Forget(c.next.TenantID)
 	found := &problems{}
 	if err := found.use(err); err != nil {
 		return nil, tracked.Conflict(c.id, err)
 	}
 	if err := found.err(); err != nil {
 		return nil, err
+	}
+	// Also when nothing changed: whoever got no answer the first time asks again.
+	if c.next.closed() != "" {
+		p.c.Relay.CutOff(c.next.TenantID)
 	}
 	if c.before != nil && c.before.Value.Identity.System && !c.next.Identity.System {
 		if err := p.c.Principals.DeleteManagedIdentity(ctx, c.next.ID); err != nil {

@@ -114,7 +114,7 @@ func (p *Provider) remove(ctx context.Context, id arm.ResourceID, precondition f
 	receipt, err = p.c.Custody.Delete(ctx, s.Resource, s.ID,
 		p.servers.Delete(strings.ToLower(id.Subscription), id.Key(), store.AtRevision(row.Revision)),
 		p.tenants.Delete("", s.TenantID, store.Anything), note)
-	p.forget(s.TenantID)
+	p.Forget(s.TenantID)
 	if err != nil {
 		return receipt, true, err
 	}
@@ -159,7 +159,7 @@ func (p *Provider) regenerateKey(ctx context.Context, r *arm.Request) (*arm.Resp
 		return nil, err
 	}
 	err = p.c.Store.WriteRows(ctx, []store.RowWrite{write})
-	p.forget(s.TenantID)
+	p.Forget(s.TenantID)
 	if err != nil {
 		return nil, tracked.Conflict(r.ID, err)
 	}

@@ -72,8 +72,10 @@ type Principals interface {
 	DeleteManagedIdentity(ctx context.Context, resourceID string, also ...store.RowWrite) error
 }
 
-// Relay is the data plane, as far as a deletion needs it.
+// Relay is the data plane, as far as deletions and the switches of access need it.
 type Relay interface {
+	// CutOff ends all sessions of a tenant that Lookup says is closed.
+	CutOff(tenantID string)
 	// DeleteTenant disconnects and removes all documents of a tenant whose keys were
 	// destroyed. Idempotent.
 	DeleteTenant(ctx context.Context, tenantID string) error

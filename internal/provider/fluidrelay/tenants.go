@@ -70,9 +70,9 @@ func (p *Provider) remember(t tenant, generation uint64) {
 	}
 }
 
-// forget is called after every write of a server, whether it succeeded or not: the
-// outcome of a failed one may be unknown.
-func (p *Provider) forget(id string) {
+// Forget is called after every write of a server, whether it succeeded or not: the
+// outcome of a failed one may be unknown. The writes of other nodes are told by the relay.
+func (p *Provider) Forget(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.generation++

@@ -71,12 +71,20 @@ type Plane struct {
 	tokens map[string]string // by audience
 }
 
-// Relay is the data plane as providers see it: it notes what it was told to delete.
+// Relay is the data plane as providers see it: it notes what it was told to delete and cut off.
 type Relay struct {
 	mu         sync.Mutex
 	Deleted    []string
+	CutOffs    []string
 	Err        error // what DeleteTenant fails with
 	Containing []fluidrelay.Container
+}
+
+// CutOff notes the tenant.
+func (r *Relay) CutOff(tenantID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.CutOffs = append(r.CutOffs, tenantID)
 }
 
 // DeleteTenant notes the tenant.
