@@ -45,6 +45,19 @@ func (o *Options) withOutput(c *cobra.Command) *cobra.Command {
 	return c
 }
 
+// Printed gives a command of the caller's an --output flag, and returns what prints as it
+// says: a value as JSON, or rows as a table.
+func (o *Options) Printed(c *cobra.Command) func(value any, rows [][]string) error {
+	o.withOutput(c)
+	return func(value any, rows [][]string) error {
+		p, err := o.printer()
+		if err != nil {
+			return err
+		}
+		return p.print(value, rows)
+	}
+}
+
 func (o *Options) printer() (printer, error) {
 	if o.output != "table" && o.output != "json" {
 		return printer{}, fmt.Errorf("--output %q is neither table nor json", o.output)

@@ -147,7 +147,11 @@ func (k *Keeper) recordKey(r envelope.ResourceID, id string) store.RowKey {
 }
 
 func (k *Keeper) documentKeyRow(r envelope.ResourceID, h envelope.DocumentHandle) store.RowKey {
-	return store.RowKey{Table: tableDocumentKeys, Partition: k.partition(r), Name: k.c.Service.Name(tableDocumentKeys, string(h[:]))}
+	return documentKeyRow(k.c.Service, r, h)
+}
+
+func documentKeyRow(s envelope.ServiceKey, r envelope.ResourceID, h envelope.DocumentHandle) store.RowKey {
+	return store.RowKey{Table: tableDocumentKeys, Partition: s.Name(tableResources, string(r[:])), Name: s.Name(tableDocumentKeys, string(h[:]))}
 }
 
 // readRecord reads the wrap record in force. store.ErrNotFound if the resource has

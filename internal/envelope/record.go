@@ -134,5 +134,10 @@ func (r Record) link() Chain {
 	return sha256.Sum256(b[:])
 }
 
-// firstLink is the chain value of a segment without records.
-func (h Header) firstLink() Chain { return sha256.Sum256(h.b) }
+// Follows says whether r carries the link of what comes before it. It needs no key, and
+// proves nothing of r: whoever writes a store can make links. It finds what is missing or
+// out of order.
+func (r Record) Follows(before Chain) bool { return len(r.b) >= minRecordBytes && r.prev() == before }
+
+// Link is the chain value of a segment without records.
+func (h Header) Link() Chain { return sha256.Sum256(h.b) }

@@ -50,7 +50,7 @@ func NewSegment(k DocumentKey, at SegmentPlace) (*Segment, error) {
 		data:    newRecordData(h),
 		started: time.Now(),
 		nextSeq: at.FirstSeq,
-		chain:   h.firstLink(),
+		chain:   h.Link(),
 	}, nil
 }
 
@@ -132,7 +132,7 @@ func OpenSegment(k DocumentKey, at KeyPlace, h Header) (*SegmentReader, error) {
 		first: place.FirstSeq,
 		aead:  aead,
 		data:  newRecordData(h),
-		chain: h.firstLink(),
+		chain: h.Link(),
 	}, nil
 }
 

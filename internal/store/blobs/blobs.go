@@ -66,12 +66,14 @@ type Options struct {
 	// ({"accountName","accountKey"}), or {"accessKeyId","secretAccessKey"} for s3.
 	// Default: what the SDKs find: a managed identity, or the environment.
 	CredentialsFile string
+	// ReadOnly leaves out the trial: nothing is to be written.
+	ReadOnly bool
 }
 
 // Open finds the object store and tries it: what it writes it must read, and may delete.
 func Open(ctx context.Context, o Options) (Store, error) {
 	s, err := open(o)
-	if err == nil {
+	if err == nil && !o.ReadOnly {
 		err = try(ctx, s)
 	}
 	if err != nil {

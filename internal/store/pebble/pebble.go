@@ -17,6 +17,9 @@ import (
 type Options struct {
 	Dir string       // made if absent
 	Log *slog.Logger // default: none
+	// ReadOnly changes nothing in Dir but the lock that keeps others out: a data
+	// directory that is not there is an error, and so is every write.
+	ReadOnly bool
 }
 
 const (
@@ -47,6 +50,9 @@ func open(o Options, fsys vfs.FS) (_ *engine, err error) {
 	}()
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if _, err := fsys.Stat(fsys.PathJoin(o.Dir, formatFile)); o.ReadOnly && err != nil {
+		return nil, fmt.Errorf("%s holds no data: %w", o.Dir, err)
 	}
 	fresh, err := checkFormat(fsys, o.Dir)
 	if err != nil {
@@ -82,6 +88,7 @@ func openDatabase(o Options, fsys vfs.FS, lock *pebble.Lock, fresh bool) (*pebbl
 		FormatMajorVersion: formatMajorVersion,
 		Logger:             logger{o.Log},
 		MemTableSize:       memTableBytes,
+		ReadOnly:           o.ReadOnly,
 		Lock:               lock,
 		// A data directory that has lost its files must not become an empty one.
 		ErrorIfNotExists: !fresh,

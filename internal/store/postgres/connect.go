@@ -48,7 +48,7 @@ func poolConfig(o Options) (*pgxpool.Config, error) {
 	if cc.ConnectTimeout == 0 {
 		cc.ConnectTimeout = connectTimeout
 	}
-	if cc.ValidateConnect == nil {
+	if cc.ValidateConnect == nil && !o.ReadOnly {
 		cc.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
 	set := func(name, value string) {
@@ -61,6 +61,9 @@ func poolConfig(o Options) (*pgxpool.Config, error) {
 	set("idle_in_transaction_session_timeout", strconv.FormatInt(idleInTransaction.Milliseconds(), 10))
 	set("lock_timeout", strconv.FormatInt(lockTimeout.Milliseconds(), 10))
 	cc.OnNotice = noteWarning
+	if o.ReadOnly {
+		set("default_transaction_read_only", "on")
+	}
 	if o.PasswordFile != "" {
 		c.BeforeConnect = func(_ context.Context, cc *pgx.ConnConfig) error {
 			password, err := os.ReadFile(o.PasswordFile)
@@ -71,7 +74,9 @@ func poolConfig(o Options) (*pgxpool.Config, error) {
 			return nil
 		}
 	}
-	c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return checkDurability(ctx, conn, o) }
+	if !o.ReadOnly {
+		c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return checkDurability(ctx, conn, o) }
+	}
 	return c, nil
 }
 

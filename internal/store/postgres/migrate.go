@@ -97,6 +97,20 @@ func another(err error) bool {
 	return code == uniqueViolation || code == duplicateTable || code == duplicateObject
 }
 
+// checkSchema wants the newest version, and makes none.
+func (e *Engine) checkSchema(ctx context.Context) error {
+	all, err := migrations(migrationFiles)
+	if err != nil {
+		return err
+	}
+	var version int
+	err = e.pool.QueryRow(ctx, `SELECT max(version) FROM schema_versions`).Scan(&version)
+	if newest := all[len(all)-1].version; err == nil && version != newest {
+		err = fmt.Errorf("its schema is of version %d, and this Tidelock reads version %d: use the Tidelock that serves it", version, newest)
+	}
+	return err
+}
+
 const schemaTable = `CREATE TABLE IF NOT EXISTS schema_versions (
   version    integer     NOT NULL PRIMARY KEY,
   name       text        NOT NULL,

@@ -32,6 +32,9 @@ type Options struct {
 	NeedStandby bool
 	// MayLoseWrites takes a database that may lose acknowledged writes all the same.
 	MayLoseWrites bool
+	// ReadOnly changes nothing: the schema must be the newest, whatever the database's
+	// commits are worth, a standby will do, and every write fails.
+	ReadOnly bool
 	// Blobs takes large objects. Default: they are in the database.
 	Blobs blobs.Store
 	Log   *slog.Logger // default: none
@@ -119,6 +122,10 @@ func (e *Engine) start(ctx context.Context) error {
 	err := retry(ctx, unreachable, func() error { return e.pool.Ping(ctx) })
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
+	}
+	if e.o.ReadOnly {
+		e.blobs.store = e.o.Blobs
+		return e.checkSchema(ctx)
 	}
 	if err := e.migrate(ctx); err != nil {
 		return err
