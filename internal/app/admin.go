@@ -30,16 +30,9 @@ func (a *App) Admin(ctx context.Context) (cli.Profile, error) {
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return profile, err
 	}
-	principal, secret, err := a.entra.CreateApplication(ctx, a.installed.DirectoryID, "administrator")
+	principal, secret, err := a.entra.CreateAdministrator(ctx, a.installed.DirectoryID, "/subscriptions/"+a.installed.SubscriptionID)
 	if err != nil {
-		return cli.Profile{}, fmt.Errorf("make the administrator: %w", err)
-	}
-	if err := a.entra.SetAdministrator(ctx, principal.ObjectID, true); err != nil {
-		return cli.Profile{}, fmt.Errorf("make the administrator: %w", err)
-	}
-	scope := "/subscriptions/" + a.installed.SubscriptionID
-	if err := a.entra.Assign(ctx, principal.ObjectID, "Owner", scope); err != nil {
-		return cli.Profile{}, fmt.Errorf("make the administrator owner of the subscription: %w", err)
+		return cli.Profile{}, err
 	}
 	profile = cli.Profile{ClientID: principal.ClientID, ObjectID: principal.ObjectID, ClientSecret: secret}
 	return a.writeAdmin(profile)

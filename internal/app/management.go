@@ -83,12 +83,7 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts, azure *a
 	groups.Register(router)
 	authorization.New(authorization.Config{Assignments: a.entra, Subscriptions: groups, Exists: groups.HasResource}).Register(router)
 	directory := graph.New(graph.Config{Entra: a.entra, Home: a.installed.DirectoryID, Log: a.c.Log,
-		Subscribe: func(ctx context.Context, id, name string, d entra.DirectoryID, owner string) error {
-			if err := groups.CreateSubscription(ctx, id, name, d); err != nil {
-				return err
-			}
-			return a.entra.Assign(ctx, owner, "Owner", "/subscriptions/"+id)
-		},
+		Subscription: groups.NewSubscription,
 	})
 	return managementFaces{
 		vault: a.vault.Handler(), authority: a.entra.Handler(), manager: router, events: relays.Events(), graph: directory,

@@ -41,8 +41,7 @@ func (s *Service) Directory(ctx context.Context, d DirectoryID) (Directory, erro
 
 // CreateDirectory makes a directory.
 func (s *Service) CreateDirectory(ctx context.Context, name string) (DirectoryID, error) {
-	d := directoryRow{ID: DirectoryID(uuid.NewString()), Name: name, Created: time.Now().UTC()}
-	write, err := s.directories.Put(s.directories.Key(string(d.ID)), d, store.Absent)
+	d, write, err := s.newDirectory(name)
 	if err != nil {
 		return "", err
 	}
@@ -50,6 +49,58 @@ func (s *Service) CreateDirectory(ctx context.Context, name string) (DirectoryID
 		return "", fmt.Errorf("create directory %q: %w", name, err)
 	}
 	return d.ID, nil
+}
+
+func (s *Service) newDirectory(name string) (Directory, store.RowWrite, error) {
+	d := Directory{ID: DirectoryID(uuid.NewString()), Name: name, Created: time.Now().UTC()}
+	write, err := s.directories.Put(s.directories.Key(string(d.ID)), directoryRow(d), store.Absent)
+	return d, write, err
+}
+
+// Founded is a new directory and who goes on from there.
+type Founded struct {
+	Directory     Directory
+	Administrator Principal
+	Secret        string // of the administrator; kept only as a hash
+}
+
+// Found makes a directory with an administrator, who owns the scope, in one write with
+// what also gives for it: there are all of them, or none.
+func (s *Service) Found(ctx context.Context, name, scope string, also func(DirectoryID) (store.RowWrite, error)) (Founded, error) {
+	d, write, err := s.newDirectory(name)
+	if err != nil {
+		return Founded{}, err
+	}
+	other, err := also(d.ID)
+	if err != nil {
+		return Founded{}, err
+	}
+	admin, secret, err := s.createAdministrator(ctx, d.ID, scope, write, other)
+	return Founded{d, admin, secret}, err
+}
+
+// CreateAdministrator makes an application that administers its directory, and owns the
+// scope; the secret is returned once and kept only as a hash.
+func (s *Service) CreateAdministrator(ctx context.Context, d DirectoryID, scope string) (p Principal, secret string, err error) {
+	return s.createAdministrator(ctx, d, scope)
+}
+
+func (s *Service) createAdministrator(ctx context.Context, d DirectoryID, scope string, also ...store.RowWrite) (Principal, string, error) {
+	row := newPrincipal(d, KindApplication, "administrator")
+	secret, hashed := newSecret()
+	row.Secrets, row.Administrator = []secretRow{hashed}, true
+	principal, err := s.principalWrites(row)
+	if err != nil {
+		return Principal{}, "", err
+	}
+	assignment, err := s.newAssignment(row, "Owner", scope)
+	if err != nil {
+		return Principal{}, "", err
+	}
+	if err := s.store.WriteRows(ctx, slices.Concat(also, principal, assignment)); err != nil {
+		return Principal{}, "", fmt.Errorf("create the administrator of %s: %w", scope, err)
+	}
+	return row.principal(), secret, nil
 }
 
 // CreateApplication makes an application with a client secret, which is returned
@@ -67,10 +118,10 @@ func (s *Service) RegisterApplication(ctx context.Context, d DirectoryID, name s
 }
 
 func (s *Service) register(ctx context.Context, d DirectoryID, name string, secrets ...secretRow) (principalRow, error) {
-	row, err := s.newPrincipal(ctx, d, KindApplication, name)
-	if err != nil {
+	if err := s.checkDirectory(ctx, d); err != nil {
 		return principalRow{}, fmt.Errorf("create application %q: %w", name, err)
 	}
+	row := newPrincipal(d, KindApplication, name)
 	row.Secrets = secrets
 	writes, err := s.principalWrites(row)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -110,13 +109,39 @@ func (s *Service) PutAssignment(ctx context.Context, a Assignment) (_ Assignment
 	return a, expect == store.Absent, s.writeAssignment(ctx, a, expect)
 }
 
+// newAssignment is what Assign writes for a principal that is new itself.
+func (s *Service) newAssignment(p principalRow, role, scope string) ([]store.RowWrite, error) {
+	at, err := canonicalScope(scope)
+	if err != nil {
+		return nil, err
+	}
+	known, ok := FindRole(role)
+	if !ok {
+		return nil, fmt.Errorf("there is no built-in role %q", role)
+	}
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	a := Assignment{
+		Name: uuid.NewString(), Role: known.ID, Scope: at, ShownScope: trimScope(scope),
+		Principal: p.ObjectID, PrincipalType: servicePrincipal, Created: now, Updated: now,
+	}
+	name, err := s.assignmentNames.Put(s.assignmentNames.Key(a.Name), a, store.Absent)
+	if err != nil {
+		return nil, err
+	}
+	row, err := s.assignments.Put(s.assignmentKey(a), a, store.Absent)
+	return []store.RowWrite{name, row}, err
+}
+
+// servicePrincipal is what applications and identities both are.
+const servicePrincipal = "ServicePrincipal"
+
 func (s *Service) checkPrincipal(ctx context.Context, a *Assignment) error {
 	p, _, err := s.principals.Get(ctx, s.principals.Key(a.Principal))
 	switch {
 	case err == nil && a.Directory != "" && p.Directory != a.Directory:
 		return fmt.Errorf("principal %s is of another directory: %w", a.Principal, store.ErrNotFound)
 	case err == nil:
-		a.PrincipalType = "ServicePrincipal" // what applications and identities both are
+		a.PrincipalType = servicePrincipal
 	case notFound(err) && a.PrincipalType != "":
 		return nil
 	}
@@ -181,22 +206,41 @@ func (s *Service) Assignments(ctx context.Context) ([]Assignment, error) {
 
 // DeleteAssignment removes an assignment; store.ErrNotFound, ErrLastOwner.
 func (s *Service) DeleteAssignment(ctx context.Context, name string) error {
-	a, err := s.Assignment(ctx, name)
-	if err != nil {
-		return err
-	}
-	s.deleting.Lock()
-	defer s.deleting.Unlock()
-	if owner := roles[0].ID; a.Role == owner && strings.Count(a.Scope, "/") == 2 {
-		all, err := s.Assignments(ctx)
+	const tries = 5
+	for try := 1; ; try++ {
+		a, err := s.Assignment(ctx, name)
 		if err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(all, func(b Assignment) bool { return b.Role == owner && b.Scope == a.Scope && b.Name != a.Name }) {
-			return ErrLastOwner
+		writes := s.assignmentRemoval(a)
+		if a.Role == ownerID && strings.Count(a.Scope, "/") == 2 {
+			stays, err := s.anotherOwner(ctx, a)
+			if err != nil {
+				return err
+			}
+			writes = append(writes, stays)
+		}
+		err = s.store.WriteRows(ctx, writes)
+		if err == nil || try == tries || !errors.Is(err, store.ErrConflict) {
+			return err
 		}
 	}
-	return s.store.WriteRows(ctx, s.assignmentRemoval(a))
+}
+
+// anotherOwner writes an owner of the same scope as it is: together with the removal of a
+// it succeeds only while that one is there. Of two owners whom two nodes delete at once
+// one stays. ErrLastOwner if there is none.
+func (s *Service) anotherOwner(ctx context.Context, a Assignment) (store.RowWrite, error) {
+	all, err := s.assignmentNames.List(ctx, envelope.Name{})
+	if err != nil {
+		return store.RowWrite{}, err
+	}
+	for _, b := range all {
+		if b.Value.Role == ownerID && b.Value.Scope == a.Scope && b.Value.Name != a.Name {
+			return s.assignmentNames.Put(s.assignmentNames.Key(b.Value.Name), b.Value, store.AtRevision(b.Revision))
+		}
+	}
+	return store.RowWrite{}, ErrLastOwner
 }
 
 // DeleteAssignmentsWithin removes the assignments at scope and below it: what is made

@@ -1,6 +1,7 @@
 package entra
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -185,6 +186,88 @@ func TestLastOwnerStays(t *testing.T) {
 	}
 	if refused != 1 {
 		t.Errorf("%d deletions were refused, want that of the last owner", refused)
+	}
+}
+
+// meanwhile is a store on which something happens just before each write.
+type meanwhile struct {
+	store.Store
+	happens func([]store.RowWrite) error
+}
+
+func (m *meanwhile) WriteRows(ctx context.Context, writes []store.RowWrite) error {
+	if err := m.happens(writes); err != nil {
+		return err
+	}
+	return m.Store.WriteRows(ctx, writes)
+}
+
+// Of two owners who are deleted at once, each on another node, one stays.
+func TestLastOwnerStaysOfSeveralNodes(t *testing.T) {
+	first, p := openTest(t)
+	other, _, err := first.CreateApplication(t.Context(), p.Directory, "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, who := range []string{p.ObjectID, other.ObjectID} {
+		if err := first.Assign(t.Context(), who, "Owner", testSub); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := first.Assignments(t.Context())
+	if err != nil || len(all) != 2 {
+		t.Fatalf("got %v, %v", all, err)
+	}
+	second := *first // another node: the same rows, and no lock in common
+	done := false
+	first.store = &meanwhile{first.store, func([]store.RowWrite) error {
+		if done {
+			return nil
+		}
+		done = true
+		return second.DeleteAssignment(t.Context(), all[1].Name)
+	}}
+	if err := first.DeleteAssignment(t.Context(), all[0].Name); !errors.Is(err, ErrLastOwner) {
+		t.Errorf("deleting the other one meanwhile: got %v, want ErrLastOwner", err)
+	}
+	if left, err := second.Assignments(t.Context()); err != nil || len(left) != 1 || left[0].Name != all[0].Name {
+		t.Errorf("left are %v, %v", left, err)
+	}
+}
+
+// A directory, its administrator and what he owns are made in one write.
+func TestFoundIsAllOrNothing(t *testing.T) {
+	s, _ := openTest(t)
+	good := s.store
+	none := func(DirectoryID) (store.RowWrite, error) {
+		return store.RowWrite{RowKey: store.RowKey{Table: "other"}}, nil
+	}
+	writes := 0
+	s.store = &meanwhile{good, func(w []store.RowWrite) error { writes++; return errors.New("the power is gone") }}
+	if _, err := s.Found(t.Context(), "fabrikam", testSub, none); err == nil {
+		t.Fatal("it was founded without a store")
+	}
+	if all, err := s.Directories(t.Context()); err != nil || len(all) != 1 || writes != 1 {
+		t.Errorf("after %d writes that failed there are %v, %v", writes, all, err)
+	}
+	s.store = good
+	made, err := s.Found(t.Context(), "fabrikam", testSub, none)
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin, err := s.Find(t.Context(), made.Directory.ID, made.Administrator.ClientID)
+	if err != nil || !admin.Administrator || len(admin.Secrets) != 1 || made.Secret == "" {
+		t.Errorf("the administrator is %+v, %v", admin, err)
+	}
+	caller := Caller{ObjectID: made.Administrator.ObjectID, Directory: made.Directory.ID}
+	if ok, err := s.Allowed(t.Context(), caller, "Microsoft.FluidRelay/fluidRelayServers/write", testGroup); err != nil || !ok {
+		t.Errorf("he may write in his subscription: %t, %v", ok, err)
+	}
+	if err := s.Assign(t.Context(), made.Administrator.ObjectID, "Owner", testSub); err != nil { // it is there already, and the same
+		t.Error(err)
+	}
+	if all, err := s.Assignments(t.Context()); err != nil || len(all) != 1 {
+		t.Errorf("assignments: %v, %v", all, err)
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
 
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/row"
@@ -73,7 +72,6 @@ type Service struct {
 
 	assignments     row.Table[Assignment] // a partition for each principal
 	assignmentNames row.Table[Assignment] // the same, by name
-	deleting        sync.Mutex            // held by DeleteAssignment: of two owners that delete each other one stays
 }
 
 // Open loads the signing key, or makes it when there is none.

@@ -71,10 +71,10 @@ func (p principalRow) principal() Principal {
 // identity has one already, that is returned: a caller that failed half way may
 // ask again.
 func (s *Service) CreateManagedIdentity(ctx context.Context, d DirectoryID, resourceID string) (Principal, error) {
-	row, err := s.newPrincipal(ctx, d, KindManagedIdentity, lastSegment(resourceID))
-	if err != nil {
+	if err := s.checkDirectory(ctx, d); err != nil {
 		return Principal{}, fmt.Errorf("create identity %s: %w", resourceID, err)
 	}
+	row := newPrincipal(d, KindManagedIdentity, lastSegment(resourceID))
 	row.ResourceID = resourceID
 	writes, err := s.principalWrites(row)
 	if err != nil {
@@ -161,14 +161,19 @@ func (s *Service) removal(ctx context.Context, objectID string) ([]store.RowWrit
 
 // newPrincipal fills a row with fresh ids: an id is never used twice, so what was
 // granted to a deleted principal does not come back with its successor.
-func (s *Service) newPrincipal(ctx context.Context, d DirectoryID, kind, name string) (principalRow, error) {
-	if _, _, err := s.directories.Get(ctx, s.directories.Key(string(d))); err != nil {
-		return principalRow{}, fmt.Errorf("directory %s: %w", d, err)
-	}
+func newPrincipal(d DirectoryID, kind, name string) principalRow {
 	return principalRow{
 		ObjectID: uuid.NewString(), ClientID: uuid.NewString(), Directory: d,
 		Kind: kind, Name: name, Created: time.Now().UTC(),
-	}, nil
+	}
+}
+
+// checkDirectory returns store.ErrNotFound (wrapped) where there is no such directory.
+func (s *Service) checkDirectory(ctx context.Context, d DirectoryID) error {
+	if _, _, err := s.directories.Get(ctx, s.directories.Key(string(d))); err != nil {
+		return fmt.Errorf("directory %s: %w", d, err)
+	}
+	return nil
 }
 
 func (s *Service) principalWrites(row principalRow) ([]store.RowWrite, error) {

@@ -32,12 +32,14 @@ var readVaults = around(
 	"Microsoft.KeyVault/checkNameAvailability/read", "Microsoft.KeyVault/deletedVaults/read", "Microsoft.KeyVault/locations/*/read",
 	"Microsoft.KeyVault/vaults/*/read", "Microsoft.KeyVault/operations/read")
 
+const ownerID = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635"
+
 // roles are those that matter for what there is here, in Azure's order. Ids, names and
 // actions are Azure's; actions on services that are not here are left out of Contributor.
 // Source: Azure built-in roles.
 var roles = []Role{
 	{
-		ID: "8e3af657-a8ff-443c-a75c-2fe8c4bcb635", Name: "Owner",
+		ID: ownerID, Name: "Owner",
 		Description: "Full access to all resources, including the right to assign roles.",
 		Actions:     []string{"*"},
 	},

@@ -77,10 +77,10 @@ func (s *Service) externalKey(e External) store.RowKey {
 // here. objectID may be the one it has there, so that access policies can be
 // written for both; empty: a new one. store.ErrConflict when there is such a principal.
 func (s *Service) ImportPrincipal(ctx context.Context, d DirectoryID, name, objectID string, e External) (Details, error) {
-	row, err := s.newPrincipal(ctx, d, KindExternal, name)
-	if err != nil {
+	if err := s.checkDirectory(ctx, d); err != nil {
 		return Details{}, fmt.Errorf("import principal %q: %w", name, err)
 	}
+	row := newPrincipal(d, KindExternal, name)
 	if objectID != "" {
 		row.ObjectID = strings.ToLower(objectID)
 	}

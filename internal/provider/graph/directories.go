@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tidelock/tidelock/internal/entra"
+	"github.com/tidelock/tidelock/internal/store"
 )
 
 type directory struct {
@@ -50,7 +51,7 @@ func (h *handler) listDirectories(ctx context.Context, c *call) (answer, error) 
 }
 
 // createDirectory makes a directory with an administrator, and a subscription that he
-// owns: everything else can be made from there.
+// owns, in one write: everything else can be made from there.
 func (h *handler) createDirectory(ctx context.Context, c *call) (answer, error) {
 	if err := h.ofHome(c); err != nil {
 		return answer{}, err
@@ -64,26 +65,18 @@ func (h *handler) createDirectory(ctx context.Context, c *call) (answer, error) 
 	if b.Name == "" || len(b.Name) > maxName {
 		return answer{}, badRequest("A displayName of 1 to %d characters is needed.", maxName)
 	}
-	id, err := h.Entra.CreateDirectory(ctx, b.Name)
-	if err != nil {
-		return answer{}, err
-	}
-	admin, secret, err := h.Entra.CreateApplication(ctx, id, "administrator")
-	if err != nil {
-		return answer{}, err
-	}
-	if err := h.Entra.SetAdministrator(ctx, admin.ObjectID, true); err != nil {
-		return answer{}, err
-	}
 	subscription := uuid.NewString()
-	if err := h.Subscribe(ctx, subscription, b.Name, id, admin.ObjectID); err != nil {
+	made, err := h.Entra.Found(ctx, b.Name, "/subscriptions/"+subscription, func(d entra.DirectoryID) (store.RowWrite, error) {
+		return h.Subscription(subscription, b.Name, d)
+	})
+	if err != nil {
 		return answer{}, err
 	}
-	made, err := h.Entra.Directory(ctx, id)
+	d, admin := made.Directory, made.Administrator
 	return answer{http.StatusCreated, directory{
-		ID: id, Name: b.Name, Created: made.Created.Truncate(time.Second), Subscription: subscription,
-		Administrator: &administrator{ID: admin.ObjectID, AppID: admin.ClientID, Secret: secret},
-	}}, err
+		ID: d.ID, Name: d.Name, Created: d.Created.Truncate(time.Second), Subscription: subscription,
+		Administrator: &administrator{ID: admin.ObjectID, AppID: admin.ClientID, Secret: made.Secret},
+	}}, nil
 }
 
 // rotateSigningKey makes a new key for tokens of all directories.

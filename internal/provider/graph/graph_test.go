@@ -1,7 +1,6 @@
 package graph_test
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -21,6 +20,7 @@ import (
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/provider/graph"
+	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/store/memory"
 )
 
@@ -48,9 +48,9 @@ func newRig(t *testing.T) *rig {
 	r.admin, r.app = r.application(r.home, "administrator"), r.application(r.home, "plain")
 	r.must(r.entra.SetAdministrator(t.Context(), r.admin.ObjectID, true))
 	r.handler = graph.New(graph.Config{Entra: r.entra, Home: r.home, Log: slog.New(slog.DiscardHandler),
-		Subscribe: func(_ context.Context, id, name string, d entra.DirectoryID, owner string) error {
-			r.subscribed = append(r.subscribed, fmt.Sprint(id, " ", name, " ", d, " ", owner))
-			return nil
+		Subscription: func(id, name string, d entra.DirectoryID) (store.RowWrite, error) {
+			r.subscribed = append(r.subscribed, fmt.Sprint(id, " ", name, " ", d))
+			return store.RowWrite{RowKey: store.RowKey{Table: "subscriptions"}}, nil
 		}})
 	return r
 }
@@ -273,8 +273,12 @@ func TestAuthorization(t *testing.T) {
 	r.must(json.Unmarshal(made.Administrator, &admin))
 	other := entra.Principal{ObjectID: admin.ID, ClientID: admin.AppID, Directory: entra.DirectoryID(made.ID)}
 	r.secrets[other.ClientID] = admin.SecretText
-	if len(r.subscribed) != 1 || r.subscribed[0] != fmt.Sprint(made.SubscriptionID, " other ", made.ID, " ", admin.ID) {
+	if len(r.subscribed) != 1 || r.subscribed[0] != fmt.Sprint(made.SubscriptionID, " other ", made.ID) {
 		t.Errorf("subscriptions: got %v", r.subscribed)
+	}
+	caller := entra.Caller{ObjectID: admin.ID, Directory: other.Directory}
+	if ok, err := r.entra.Allowed(t.Context(), caller, "Microsoft.Resources/subscriptions/resourceGroups/write", "/subscriptions/"+made.SubscriptionID); err != nil || !ok {
+		t.Errorf("the administrator owns his subscription: %t, %v", ok, err)
 	}
 	const read, write, make, rotate = "GET /v1.0/applications", "POST /v1.0/applications", "POST /beta/directories", "POST /beta/rotateSigningKey"
 	graphToken := func(p entra.Principal) string {

@@ -24,9 +24,9 @@ type Config struct {
 	Entra *entra.Service
 	// Home is the directory whose administrators may make others.
 	Home entra.DirectoryID
-	// Subscribe makes a subscription of a directory, owned by a principal.
-	Subscribe func(ctx context.Context, id, name string, d entra.DirectoryID, owner string) error
-	Log       *slog.Logger
+	// Subscription is the write that makes a subscription of a directory.
+	Subscription func(id, name string, d entra.DirectoryID) (store.RowWrite, error)
+	Log          *slog.Logger
 }
 
 const maxBodyBytes = 1 << 20

@@ -93,7 +93,7 @@ type subscription struct {
 
 // CreateSubscription makes a subscription of a directory; id is a GUID. Idempotent.
 func (p *Provider) CreateSubscription(ctx context.Context, id, name string, d entra.DirectoryID) error {
-	write, err := p.subscriptions.Put("", strings.ToLower(id), subscription{strings.ToLower(id), name, d}, store.Absent)
+	write, err := p.NewSubscription(id, name, d)
 	if err != nil {
 		return err
 	}
@@ -102,6 +102,11 @@ func (p *Provider) CreateSubscription(ctx context.Context, id, name string, d en
 		return nil
 	}
 	return err
+}
+
+// NewSubscription is the write that makes a subscription that is not there yet.
+func (p *Provider) NewSubscription(id, name string, d entra.DirectoryID) (store.RowWrite, error) {
+	return p.subscriptions.Put("", strings.ToLower(id), subscription{strings.ToLower(id), name, d}, store.Absent)
 }
 
 // HasSubscription says whether there is a subscription.
