@@ -77,12 +77,12 @@ postgres: build ## the PostgreSQL engine against real servers (needs PostgreSQL'
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
 		echo "make postgres: PostgreSQL's server programs are missing; install them (Debian: apt-get install postgresql), or run 'make vet race clients crash' without them"; exit 1; }
 	TIDELOCK_POSTGRES=1 $(GO) test -race -count 1 -timeout 20m ./internal/store/postgres/...
-	TIDELOCK_POSTGRES=1 $(GO) test -race -count 1 -timeout 20m -run 'TestServerOnADatabase|TestNodes|TestScenario37' ./internal/app
+	TIDELOCK_POSTGRES=1 $(GO) test -race -count 1 -timeout 20m -run 'TestServerOnADatabase|TestNodes|TestScenario37|TestServiceKeyRotationOnTwoNodes' ./internal/app
 	TIDELOCK_POSTGRES=1 TIDELOCK_BIN=$(CURDIR)/bin/tidelock $(GO) test -race -tags e2e -count 1 -v -timeout 20m -run TestDatabase ./e2e/...
 
 .PHONY: pkcs11
 pkcs11: ## keys in a PKCS#11 token: SoftHSM (Debian: softhsm2; without it these tests are skipped)
-	$(GO) test -race -tags pkcs11 -count 1 -timeout 20m -run 'Token|KeyWrap|AtOnce|WhatIsWrong' ./internal/pkcs11/... ./internal/vault ./internal/app
+	$(GO) test -race -tags pkcs11 -count 1 -timeout 20m -run 'Token|KeyWrap|AtOnce|WhatIsWrong|ServiceKeyRotation' ./internal/pkcs11/... ./internal/vault ./internal/app
 
 .PHONY: blobs
 blobs: ## the object stores against Azurite (needs Node 20 and npm)

@@ -34,7 +34,9 @@ type App struct {
 	in        surroundings
 	service   envelope.ServiceKey
 	authority *authority
-	installed installation
+
+	serviceKeys *custody.ServiceKeys
+	installed   installation
 
 	relayListener, managementListener net.Listener
 	relayHTTP, managementHTTP         *http.Server
@@ -160,6 +162,9 @@ func (a *App) wire(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if err := a.serviceKeys.Begin(ctx); err != nil {
+		return err
+	}
 	if err := a.trust(); err != nil {
 		return err
 	}
@@ -230,7 +235,7 @@ func (a *App) Serve(ctx context.Context) error {
 		g.Go(func() error { return served(a.metricsHTTP.Serve(a.metricsListener)) })
 	}
 	g.Go(a.serveIdentities)
-	for _, run := range []func(context.Context){a.relays.AdmitAll, a.vault.Run, a.vaults.Run, a.events.Run, a.obey} {
+	for _, run := range []func(context.Context){a.relays.AdmitAll, a.vault.Run, a.vaults.Run, a.events.Run, a.obey, a.tendServiceKey} {
 		g.Go(func() error {
 			run(serving)
 			return nil

@@ -14,12 +14,13 @@ import (
 
 // rig is a data directory and the server that runs on it now.
 type rig struct {
-	t     *testing.T
-	data  string
-	local bool // from the next start on
-	store app.StoreConfig
-	token app.PKCS11
-	seal  bool // the service key
+	t      *testing.T
+	data   string
+	local  bool // from the next start on
+	store  app.StoreConfig
+	token  app.PKCS11
+	seal   bool   // the service key
+	phrase string // file of the passphrase that seals it; empty: none
 
 	profile  cli.Profile
 	endpoint bench.Endpoint // of the quickstart relay
@@ -66,7 +67,7 @@ func (r *rig) setUp() {
 func (r *rig) start() {
 	r.t.Helper()
 	const free = "127.0.0.1:0"
-	server, err := app.Open(r.t.Context(), app.Config{DataDir: r.data, RelayAddr: free, ManagementAddr: free, MetricsAddr: free, Log: r.log, Local: r.local, Store: r.store, PKCS11: r.token, SealServiceKey: r.seal})
+	server, err := app.Open(r.t.Context(), app.Config{DataDir: r.data, RelayAddr: free, ManagementAddr: free, MetricsAddr: free, Log: r.log, Local: r.local, Store: r.store, PKCS11: r.token, SealServiceKey: r.seal, PassphraseFile: r.phrase})
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package app
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,81 +16,126 @@ import (
 // keysDir holds the secrets of a data directory, beside it and never in it.
 func keysDir(dataDir string) string { return dataDir + ".keys" }
 
-const serviceKeyBytes = 32
+const serviceKeyName = "service.key"
 
-// loadServiceKey reads the service key, or makes it where there is no data yet. A missing
-// key of existing data is an error and never a reason to make a new one: the data would
-// be lost under it. The key may lie sealed, in the token or by a passphrase; a Config that
-// asks for that has a new one sealed, or one that lies plain.
-func loadServiceKey(c Config, token vault.Token, fresh func() (bool, error)) (envelope.ServiceKey, error) {
-	path := filepath.Join(keysDir(c.DataDir), "service.key")
-	raw, err := os.ReadFile(path)
+// serviceKeyFile is where the service key lies: plain, or sealed in the token or by a
+// passphrase. It is safe for concurrent use by one caller at a time.
+type serviceKeyFile struct {
+	c     Config
+	token vault.Token
+	path  string
+	last  [sha256.Size]byte // of what was read or written last, as it lies there
+}
+
+func newServiceKeyFile(c Config, token vault.Token) *serviceKeyFile {
+	return &serviceKeyFile{c: c, token: token, path: filepath.Join(keysDir(c.DataDir), serviceKeyName)}
+}
+
+// load reads the service key, or makes it where there is no data yet. A missing key of
+// existing data is an error and never a reason to make a new one: the data would be lost
+// under it. A Config that asks for that has a new key sealed, or one that lies plain.
+func (f *serviceKeyFile) load(fresh func() (bool, error)) (envelope.ServiceKey, error) {
+	raw, err := os.ReadFile(f.path)
 	switch {
 	case err == nil:
-		if isSealedKey(raw) || isPassphraseKey(raw) {
-			if raw, err = unsealServiceKey(c, token, path, raw); err != nil {
-				return envelope.ServiceKey{}, err
-			}
-		} else if c.sealsServiceKey() && len(raw) == serviceKeyBytes {
-			if err := writeServiceKey(c, token, path, raw); err != nil {
-				return envelope.ServiceKey{}, err
-			}
-		}
-		defer clear(raw)
-		if len(raw) != serviceKeyBytes {
-			return envelope.ServiceKey{}, fmt.Errorf("the service key %s has %d bytes instead of %d: restore it from your backup", path, len(raw), serviceKeyBytes)
-		}
-		return envelope.ParseServiceKey(raw)
+		return f.parse(raw)
 	case !errors.Is(err, fs.ErrNotExist):
-		return envelope.ServiceKey{}, fmt.Errorf("read the service key: %w; without it the data in %s cannot be opened", err, c.where())
+		return envelope.ServiceKey{}, fmt.Errorf("read the service key: %w; without it the data in %s cannot be opened", err, f.c.where())
 	}
 	isNew, err := fresh()
 	if err != nil {
 		return envelope.ServiceKey{}, err
 	}
 	if !isNew {
-		return envelope.ServiceKey{}, fmt.Errorf("the service key %s is missing, and the data in %s is sealed under it: %s", path, c.where(), c.keyAdvice("service.key"))
+		return envelope.ServiceKey{}, fmt.Errorf("the service key %s is missing, and the data in %s is sealed under it: %s", f.path, f.c.where(), f.c.keyAdvice(serviceKeyName))
 	}
 	key := envelope.NewServiceKey()
-	if err := key.Use(func(raw []byte) error { return writeServiceKey(c, token, path, raw) }); err != nil {
+	return key, f.Save(key)
+}
+
+// parse opens what lies in the file, and seals it if that is asked for.
+func (f *serviceKeyFile) parse(raw []byte) (envelope.ServiceKey, error) {
+	f.last = sha256.Sum256(raw)
+	plain, sealed, err := raw, true, error(nil)
+	switch {
+	case isSealedKey(raw):
+		plain, err = openSealedKey(f.token, f.path, raw)
+	case isPassphraseKey(raw):
+		plain, err = openByPassphrase(f.c.PassphraseFile, f.path, raw)
+	default:
+		sealed = false
+	}
+	if err != nil {
 		return envelope.ServiceKey{}, err
+	}
+	defer clear(plain)
+	key, err := envelope.ParseServiceKey(plain)
+	if err != nil {
+		return envelope.ServiceKey{}, fmt.Errorf("the service key %s has %d bytes instead of 32, and is no key of several versions: restore it from your backup", f.path, len(plain))
+	}
+	if !sealed && f.c.sealsServiceKey() {
+		return key, f.Save(key)
 	}
 	return key, nil
 }
 
 func (c Config) sealsServiceKey() bool { return c.SealServiceKey || c.PassphraseFile != "" }
 
-func unsealServiceKey(c Config, token vault.Token, path string, file []byte) ([]byte, error) {
-	if isSealedKey(file) {
-		return openSealedKey(token, path, file)
+// Changed implements custody.ServiceKeyFile.
+func (f *serviceKeyFile) Changed() (envelope.ServiceKey, bool, error) {
+	raw, err := os.ReadFile(f.path)
+	if err != nil {
+		return envelope.ServiceKey{}, false, fmt.Errorf("read the service key: %w; what was read at the start is used, and a start needs it: restore it from your backup", err)
 	}
-	return openByPassphrase(c.PassphraseFile, path, file)
+	if f.last == sha256.Sum256(raw) {
+		return envelope.ServiceKey{}, false, nil
+	}
+	key, err := f.parse(raw)
+	return key, err == nil, err
 }
 
-// writeServiceKey stores the key, sealed or plain.
-func writeServiceKey(c Config, token vault.Token, path string, key []byte) error {
-	content := key
-	if c.sealsServiceKey() {
-		var err error
-		if c.SealServiceKey {
-			content, err = sealServiceKey(token, key)
-		} else {
-			content, err = sealByPassphrase(c.PassphraseFile, key)
-		}
+// Save implements custody.ServiceKeyFile. A key that lies sealed stays so.
+func (f *serviceKeyFile) Save(key envelope.ServiceKey) error {
+	return key.Use(func(plain []byte) error {
+		content, err := f.seal(plain)
 		if err != nil {
 			return err
 		}
-		// What cannot be opened again must not take the place of what can.
-		again, err := unsealServiceKey(c, token, path, content)
-		if err != nil || !bytes.Equal(again, key) {
-			return fmt.Errorf("the service key does not open after it was sealed: %w", err)
+		if err := secretFile(f.path).Replace(content); err != nil {
+			return fmt.Errorf("store the service key: %w", err)
 		}
-		clear(again)
+		f.last = sha256.Sum256(content)
+		return nil
+	})
+}
+
+func (f *serviceKeyFile) seal(plain []byte) (content []byte, err error) {
+	before, err := os.ReadFile(f.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read the service key: %w", err)
 	}
-	if err := writeSecret(path, content); err != nil {
-		return fmt.Errorf("store the service key: %w", err)
+	var again []byte
+	switch {
+	case f.c.SealServiceKey, f.c.PassphraseFile == "" && isSealedKey(before):
+		if content, err = sealServiceKey(f.token, before, plain); err == nil {
+			again, err = openSealedKey(f.token, f.path, content)
+		}
+	case f.c.PassphraseFile != "":
+		if content, err = sealByPassphrase(f.c.PassphraseFile, plain); err == nil {
+			again, err = openByPassphrase(f.c.PassphraseFile, f.path, content)
+		}
+	default:
+		return plain, nil
 	}
-	return nil
+	defer clear(again)
+	// What cannot be opened again must not take the place of what can.
+	if err == nil && !bytes.Equal(again, plain) {
+		err = errors.New("it does not open after it was sealed")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("seal the service key: %w", err)
+	}
+	return content, nil
 }
 
 func emptyOrAbsent(dir string) (bool, error) {

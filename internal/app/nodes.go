@@ -102,6 +102,7 @@ func (a *App) wireNode() {
 	a.node = cluster.New(cluster.Config{
 		Store: a.store, Service: a.service, URL: a.nodeURL(), Log: a.c.Log, Metrics: a.metrics,
 		Load:   func() (int, int) { return a.relay.Load() },
+		Keys:   a.serviceKeys.IDs,
 		Lost:   func() { a.relay.LetGo() },
 		Missed: func() { a.custody.DropAll(); a.relay.LetGo() },
 	})
@@ -111,6 +112,7 @@ func (a *App) wireNode() {
 			a.custody.Heed(n)
 		}
 	})
+	a.heedServiceKey(a.node)
 	a.node.On(topicOrder, func(body json.RawMessage) {
 		var o order
 		if json.Unmarshal(body, &o) == nil {

@@ -12,8 +12,8 @@ import (
 
 // A sealed service key is a file of three lines: what it is, the id of an AES-256 key in
 // the PKCS#11 token, and, to the end, nonce and ciphertext of AES-256-GCM, binary. The
-// nonce is random; a key in the token seals one service key, ever. A plain service key
-// is a file of 32 bytes, which this cannot be.
+// nonce is random; a key in the token seals one service key, once for each version that it
+// gets and loses. A plain service key begins in no such line.
 const sealedMagic = "tidelock service key sealed in PKCS#11, version 1\n"
 
 const (
@@ -23,20 +23,27 @@ const (
 
 func isSealedKey(file []byte) bool { return bytes.HasPrefix(file, []byte(sealedMagic)) }
 
-// sealServiceKey seals a service key under a new key in the token.
-func sealServiceKey(token vault.Token, key []byte) ([]byte, error) {
+// sealServiceKey seals a service key: under the key in the token that sealed before, the
+// file, or under a new one.
+func sealServiceKey(token vault.Token, before, key []byte) ([]byte, error) {
 	if token == nil {
 		return nil, errors.New("--seal-service-key needs a PKCS#11 token: give --pkcs11-module, --pkcs11-token and --pkcs11-pin-file")
 	}
-	id := "service-key-" + strings.ToLower(rand.Text())
-	if err := token.GenerateAES(id, 256); err != nil {
-		return nil, fmt.Errorf("make the key that seals the service key in the token: %w", err)
+	id, _, again := strings.Cut(strings.TrimPrefix(string(before), sealedMagic), "\n")
+	if again = again && isSealedKey(before); !again {
+		id = "service-key-" + strings.ToLower(rand.Text())
+		if err := token.GenerateAES(id, 256); err != nil {
+			return nil, fmt.Errorf("make the key that seals the service key in the token: %w", err)
+		}
 	}
 	nonce := make([]byte, sealNonceBytes)
 	_, _ = rand.Read(nonce)
 	sealed, ok, err := token.EncryptAES(id, "GCM", nonce, []byte(sealAAD), key)
 	if err != nil || !ok {
-		return nil, fmt.Errorf("seal the service key in the token: %w", errors.Join(err, token.Destroy(id)))
+		if !again {
+			err = errors.Join(err, token.Destroy(id))
+		}
+		return nil, fmt.Errorf("seal the service key in the token: %w", err)
 	}
 	return append(append([]byte(sealedMagic+id+"\n"), nonce...), sealed...), nil
 }

@@ -78,9 +78,10 @@ func openEngine(ctx context.Context, c Config, metrics prometheus.Registerer) (s
 // openStore opens the engine and reads the service key. A data directory has its key
 // before it is made; a database says itself whether there is anything in it.
 func (a *App) openStore(ctx context.Context) (err error) {
+	file := newServiceKeyFile(a.c, a.token)
 	fresh := func() (bool, error) { return emptyOrAbsent(a.c.DataDir) }
 	if a.c.Store.URL == "" {
-		if a.service, err = loadServiceKey(a.c, a.token, fresh); err != nil {
+		if a.service, err = file.load(fresh); err != nil {
 			return err
 		}
 	}
@@ -91,9 +92,11 @@ func (a *App) openStore(ctx context.Context) (err error) {
 	a.store = metered.New(engine, a.metrics)
 	if a.c.Store.URL != "" {
 		fresh = func() (bool, error) { return withoutInstallation(ctx, a.store) }
-		a.service, err = loadServiceKey(a.c, a.token, fresh)
+		if a.service, err = file.load(fresh); err != nil {
+			return err
+		}
 	}
-	return err
+	return a.openServiceKeys(ctx, file)
 }
 
 // withoutInstallation says whether st is new, whatever the key.

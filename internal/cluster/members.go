@@ -117,6 +117,33 @@ func (n *Node) shown(m member) Member {
 	return shown
 }
 
+// Lacking returns the URLs of the other nodes that are alive and do not say that they have
+// this version of the service key.
+func (n *Node) Lacking(key string) (urls []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for id, m := range n.members.known {
+		if id != n.id && n.members.alive(m) && !slices.Contains(m.Keys, key) {
+			urls = append(urls, m.URL)
+		}
+	}
+	slices.Sort(urls)
+	return urls
+}
+
+// Leads says whether this node is the one that does what one node is to do: the first of
+// those that are alive. Two may think so for a moment.
+func (n *Node) Leads() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for id, m := range n.members.known {
+		if id < n.id && n.members.alive(m) {
+			return false
+		}
+	}
+	return true
+}
+
 // Gone returns a channel that closes when the node with this id is seen to be gone; a
 // closed one if it already is.
 func (n *Node) Gone(id string) <-chan struct{} {

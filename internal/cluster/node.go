@@ -58,6 +58,8 @@ type Config struct {
 	URL     string              // where the other nodes reach this one: http(s)://host:port
 	// Load is what this node carries, for its row.
 	Load func() (documents, sessions int)
+	// Keys are the versions of the service key that this node has, for its row; nil: not said.
+	Keys func() []string
 	// Lost is called when the lease is over, before there is a new one: nothing of a
 	// document may go on. It must be quick.
 	Lost func()
@@ -111,6 +113,7 @@ type nodeRow struct {
 	Started   time.Time `json:"started"`
 	Documents int       `json:"documents"`
 	Sessions  int       `json:"sessions"`
+	Keys      []string  `json:"keys,omitempty"` // versions of the service key in its file
 }
 
 const nodeVersion = 1
@@ -326,6 +329,9 @@ func (n *Node) sendBeat(ctx context.Context, started time.Time) error {
 	mine := nodeRow{
 		Version: nodeVersion, ID: n.id, URL: n.c.URL, State: Active, Beat: n.beat + 1,
 		Started: n.started, Documents: documents, Sessions: sessions,
+	}
+	if n.c.Keys != nil {
+		mine.Keys = n.c.Keys()
 	}
 	if n.isDraining() {
 		mine.State = Draining

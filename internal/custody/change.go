@@ -251,9 +251,15 @@ func (k *Keeper) wrapRoot(ctx context.Context, r envelope.ResourceID, key envelo
 		return nil, asked, problems
 	}
 	commitment := key.Commitment(r, e.number)
+	kid := keyIDText(w.ID)
+	if w.ID.IsZero() {
+		if kid, err = k.serviceKeyOf(w); err != nil {
+			return nil, asked, err
+		}
+	}
 	rec = &wrapRecord{
 		Version: recordVersion, Resource: hex.EncodeToString(r[:]), Epoch: e.number, EpochAt: e.since, Generation: generation,
-		KeyURL: s.Key.String(), KeyID: keyIDText(w.ID), Identity: s.Identity, Algorithm: w.Algorithm,
+		KeyURL: s.Key.String(), KeyID: kid, Identity: s.Identity, Algorithm: w.Algorithm,
 		Wrapped: w.Value, Commitment: commitment[:], CreatedAt: time.Now().UTC(), RequestID: w.RequestID, kid: w.ID, configured: s.Key,
 	}
 	asked = time.Now()

@@ -2,6 +2,7 @@ package custody
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -336,6 +337,38 @@ func (s *rowStore) WriteRows(_ context.Context, writes []store.RowWrite) error {
 		s.rows[w.RowKey] = store.Row{RowKey: w.RowKey, Value: *w.Value, Revision: s.rows[w.RowKey].Revision + 1}
 	}
 	return fail
+}
+
+func (s *rowStore) ScanRows(_ context.Context, after store.RowKey, limit int) ([]store.Row, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	order := func(a, b store.RowKey) int {
+		return cmp.Or(cmp.Compare(a.Table, b.Table), bytes.Compare(a.Partition[:], b.Partition[:]), bytes.Compare(a.Name[:], b.Name[:]))
+	}
+	var found []store.Row
+	for k, r := range s.rows {
+		if order(k, after) > 0 {
+			found = append(found, r)
+		}
+	}
+	slices.SortFunc(found, func(a, b store.Row) int { return order(a.RowKey, b.RowKey) })
+	return found[:min(limit, len(found))], s.failRead
+}
+
+func (s *rowStore) ResealRows(_ context.Context, rows []store.Resealed) (n int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.writes++; s.killAt > 0 && s.writes >= s.killAt {
+		return 0, errKilled
+	}
+	for _, one := range rows {
+		if r, ok := s.rows[one.RowKey]; ok && bytes.Equal(r.Value.Bytes(), one.Old.Bytes()) {
+			r.Value = one.New
+			s.rows[one.RowKey] = r
+			n++
+		}
+	}
+	return n, nil
 }
 
 // fixture is a keeper over a fake vault and a store in memory.

@@ -76,6 +76,7 @@ const (
 	forDrill  reason = "drill"  // a refusal is played
 	forRescue reason = "rescue" // to the newest version, for the one in use was disabled
 	forEpoch  reason = "epoch"  // a new root key takes the place of the one before
+	forOwn    reason = "own"    // the service-managed key has a new version
 	forDelete reason = "delete" // of a document, or a resource
 
 	forRollback reason = "rollback" // of a document's log, which an operator accepts

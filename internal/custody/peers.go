@@ -37,7 +37,7 @@ func (k *Keeper) tell(n News) {
 // the key store: then the others find out for themselves whether it is about theirs.
 // Keeper.mu is held.
 func (w *watch) tellRefusal(reason string) {
-	if reason == reasonFirewall || !w.noHost.IsZero() || w.key.kid == serviceKeyID || w.drill != nil {
+	if reason == reasonFirewall || !w.noHost.IsZero() || isServiceKey(w.key.kid) || w.drill != nil {
 		return
 	}
 	w.k.tell(News{Refused: &KeyVerdict{KeyID: w.key.kid, Identity: w.key.identity, Reason: reason}})

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tidelock/tidelock/internal/envelope"
@@ -32,7 +33,7 @@ const (
 	maxRecordBytes = 16 << 10 // the wrapped key has at most 512 B, URLs 512 B, an identity's id 2 KiB
 	maxWrapped     = 1 << 10
 	firstEpoch     = 1
-	serviceKeyID   = "service" // the key id of the service-managed key
+	serviceKeyID   = "service" // the key id of the service-managed key's first version; of others, a slash and the number follow
 )
 
 // wrapRecord is a root key as it is stored: wrapped, with all that is needed to
@@ -90,7 +91,7 @@ func decodeRecord(b []byte, hosts keystore.Hosts) (*wrapRecord, error) {
 	if err := r.validate(); err != nil {
 		return nil, err
 	}
-	if r.KeyID == serviceKeyID {
+	if r.isService() {
 		return &r, nil
 	}
 	var err error
@@ -122,10 +123,34 @@ func (r *wrapRecord) validate() error {
 		return errors.New("algorithm or wrapped key is missing, or too long")
 	case len(r.Commitment) != 32:
 		return errors.New("commitment is not 32 bytes")
-	case (r.KeyID == serviceKeyID) != (r.KeyURL == "") || (r.KeyID == serviceKeyID) != (r.Identity == ""):
+	case r.isService() != (r.KeyURL == "") || r.isService() != (r.Identity == ""):
 		return errors.New("kid, keyUrl and identity do not fit together")
 	}
 	return nil
+}
+
+func isServiceKey(kid string) bool { return serviceKeyNumber(kid) > 0 }
+
+func (r *wrapRecord) isService() bool { return isServiceKey(r.KeyID) }
+
+// serviceKeyName is the key id of a version of the service-managed key.
+func serviceKeyName(number uint32) string {
+	if number == 1 {
+		return serviceKeyID
+	}
+	return serviceKeyID + "/" + strconv.FormatUint(uint64(number), 10)
+}
+
+// serviceKeyNumber undoes serviceKeyName; 0 of anything else.
+func serviceKeyNumber(kid string) uint32 {
+	if kid == serviceKeyID {
+		return 1
+	}
+	n, err := strconv.ParseUint(strings.TrimPrefix(kid, serviceKeyID+"/"), 10, 32)
+	if err != nil {
+		return 0
+	}
+	return uint32(n)
 }
 
 // followsNewest says whether the owner left the choice of the version to us.

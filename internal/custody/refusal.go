@@ -36,7 +36,7 @@ type refusalNote struct {
 // keep reads what a former process left, then makes the store say what the watch knows.
 // What fails is tried again after the next probe.
 func (n *refusalNote) keep(ctx context.Context) {
-	if n.w.key.kid == serviceKeyID || n.w.key.drill != "" {
+	if isServiceKey(n.w.key.kid) || n.w.key.drill != "" {
 		return
 	}
 	if err := n.try(ctx); err != nil && ctx.Err() == nil {

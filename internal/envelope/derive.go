@@ -29,6 +29,7 @@ const (
 	labelNamingKey      = "tidelock/1/naming-key"
 	labelAnchor         = "tidelock/1/anchor"
 	labelNextRetention  = "tidelock/1/next-retention-key"
+	labelServiceID      = "tidelock/1/service-key-id"
 )
 
 // appendField appends a length-prefixed field. Without the length, ("ab","c") and

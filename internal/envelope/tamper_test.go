@@ -278,7 +278,7 @@ func TestKindByteIsBound(t *testing.T) {
 // not only what follows from it.
 func TestForgedKindsDoNotOpen(t *testing.T) {
 	dk, sk := NewDocumentKey(), NewServiceKey()
-	row := must(sealBox(sk.secret, appendPreamble(nil, KindRow), []byte("x"), []byte("label")))
+	row := must(sealBox(sk.seals(), appendPreamble(nil, KindRow), []byte("x"), []byte("label")))
 	if got, err := sk.UnwrapKey("label", row); !errors.Is(err, ErrOpen) {
 		t.Errorf("a row unwraps as a key: %q, %v; want ErrOpen", got, err)
 	}

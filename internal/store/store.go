@@ -39,6 +39,15 @@ type Store interface {
 	// the last term outlives the document.
 	DeleteDocument(ctx context.Context, doc envelope.DocumentHandle) error
 
+	// ScanRows returns rows of all tables, in an order of the engine's own that does not
+	// change: those after the given key (zero: from the start), at most limit (> 0).
+	ScanRows(ctx context.Context, after RowKey, limit int) ([]Row, error)
+
+	// ResealRows gives rows another sealing of what they hold, durably, and says how many:
+	// each keeps its revision, and one whose value is not Old any more stays as it is.
+	// They are written one by one or together, as the engine likes.
+	ResealRows(ctx context.Context, rows []Resealed) (int, error)
+
 	// Writable says whether appends are taken now: nil, or why not. It is cheap and
 	// writes nothing, so it may be asked often, and a write may fail all the same.
 	Writable(ctx context.Context) error
@@ -178,6 +187,13 @@ type Row struct {
 	RowKey
 	Value    envelope.Sealed
 	Revision uint64
+}
+
+// Resealed is a row whose value was sealed anew. Values are compared, not revisions: a row
+// that was deleted and made again meanwhile must not get back what it held.
+type Resealed struct {
+	RowKey
+	Old, New envelope.Sealed
 }
 
 // RowWrite puts or deletes one row.

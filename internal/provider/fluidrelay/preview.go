@@ -54,6 +54,8 @@ func previewOperations(op func(resource, action, title, description string) oper
 		op("encryptionProof", "read", "Get the report of a proof", "Gets what the newest walk through everything stored found."),
 		{Name: namespace + "/listKeyEventWebhook/action", Display: display{namespace, "listKeyEventWebhook", "Get the webhook for key events", "Gets the secret URL that Event Grid is to send the events of key vaults to."}},
 		op("keyImpact", "read", "Find what a key version keeps in service", "Lists the Fluid Relay servers that would stop, or move to another version, if a key version were disabled."),
+		op("serviceKey", "read", "Get the versions of the service key", "Gets which version of the installation's own key seals, and which ones are still needed."),
+		{Name: namespace + "/rotateServiceKey/action", Display: display{namespace, "rotateServiceKey", "Rotate the service key", "Has a new version of the installation's own key seal, and everything sealed anew under it."}},
 		op("keyUses", "read", "Read the log of key uses", "Lists each use of a customer-managed key, with the hash chain that shows that none is missing."),
 		op(servers+"/fluidRelayContainers", "acceptRollback/action", "Accept a container that was put back", "Has a container served as it is, though more of it is known to have been there."),
 		op("deletionReceipts", "read", "Read the receipts of deletions", "Lists what was destroyed when containers and servers were deleted, and until when old copies of the data can be opened."),

@@ -49,6 +49,7 @@ func (p *Provider) Register(rt *arm.Router) {
 	routes = append(routes, p.privateRoutes(one)...)
 	routes = append(routes, p.previewRoutes(one)...)
 	routes = append(routes, p.nodeRoutes()...)
+	routes = append(routes, p.serviceKeyRoutes()...)
 	rt.Handle(arm.Provider{Namespace: namespace, Versions: append(slices.Clone(releasedVersions), previewVersion), Routes: routes})
 	rt.Handle(p.availabilityProvider())
 }

@@ -133,6 +133,9 @@ type Config struct {
 	EventSecret string
 	// Nodes is nil where one process has the data for itself: then there are no routes.
 	Nodes Nodes
+	// ServiceKeys is nil where the service key is not kept by this process: then there are no
+	// routes.
+	ServiceKeys ServiceKeys
 	// TenantAge is how long a tenant's keys are taken from memory: other nodes may change
 	// them. 0: for ever.
 	TenantAge time.Duration

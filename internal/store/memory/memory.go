@@ -2,6 +2,7 @@ package memory
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -403,6 +404,46 @@ func (s *Store) WriteRows(ctx context.Context, writes []store.RowWrite) error {
 		}
 		return nil
 	})
+}
+
+// ScanRows implements store.Store.
+func (s *Store) ScanRows(ctx context.Context, after store.RowKey, limit int) (out []store.Row, err error) {
+	err = s.read(ctx, func() error {
+		var keys []store.RowKey
+		for k := range s.rows {
+			if compareKeys(k, after) > 0 {
+				keys = append(keys, k)
+			}
+		}
+		slices.SortFunc(keys, compareKeys)
+		for _, k := range keys[:min(limit, len(keys))] {
+			r, err := parseRow(k, s.rows[k])
+			if err != nil {
+				return err
+			}
+			out = append(out, r)
+		}
+		return nil
+	})
+	return out, err
+}
+
+func compareKeys(a, b store.RowKey) int {
+	return cmp.Or(cmp.Compare(a.Table, b.Table), bytes.Compare(a.Partition[:], b.Partition[:]), bytes.Compare(a.Name[:], b.Name[:]))
+}
+
+// ResealRows implements store.Store.
+func (s *Store) ResealRows(ctx context.Context, rows []store.Resealed) (n int, err error) {
+	err = s.write(ctx, OpRows, func() error {
+		for _, one := range rows {
+			if r, ok := s.rows[one.RowKey]; ok && bytes.Equal(r.value, one.Old.Bytes()) {
+				s.rows[one.RowKey] = row{bytes.Clone(one.New.Bytes()), r.revision}
+				n++
+			}
+		}
+		return nil
+	})
+	return n, err
 }
 
 // Close implements store.Store.

@@ -67,6 +67,12 @@ func (m *metered) ListRows(ctx context.Context, table store.Table, partition, af
 	return rows, err
 }
 
+func (m *metered) ScanRows(ctx context.Context, after store.RowKey, limit int) ([]store.Row, error) {
+	rows, err := m.Store.ScanRows(ctx, after, limit)
+	m.read(err)
+	return rows, err
+}
+
 func (m *metered) read(err error) {
 	if errors.Is(err, store.ErrCorrupt) {
 		m.corruptReads.Inc()

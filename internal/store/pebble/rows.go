@@ -164,3 +164,85 @@ func (e *engine) revision(key []byte) (uint64, error) {
 	revision, _, err := parseRevision(raw)
 	return revision, err
 }
+
+func (e *engine) ScanRows(ctx context.Context, after store.RowKey, limit int) ([]store.Row, error) {
+	leave, err := e.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	space := []byte{spaceRow}
+	lower := space
+	if after != (store.RowKey{}) {
+		lower = append(rowKey(after), 0)
+	}
+	it, err := e.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: prefixEnd(space)})
+	if err != nil {
+		return nil, fail("scan rows", err)
+	}
+	defer it.Close()
+	var rows []store.Row
+	for it.First(); it.Valid() && len(rows) < limit; it.Next() {
+		value, err := it.ValueAndErr()
+		if err != nil {
+			return nil, fail("scan rows", err)
+		}
+		found := stored(it.Key(), value)
+		if found.Part != store.PartRow {
+			return nil, fmt.Errorf("%w: row key of %d bytes", store.ErrCorrupt, len(it.Key()))
+		}
+		row, err := parseRow(found.Row, bytes.Clone(value))
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, row)
+	}
+	if err := it.Error(); err != nil {
+		return nil, fail("scan rows", err)
+	}
+	for _, row := range rows {
+		e.latches.settle(string(rowKey(row.RowKey)))
+	}
+	return rows, nil
+}
+
+func (e *engine) ResealRows(ctx context.Context, rows []store.Resealed) (int, error) {
+	leave, err := e.enter(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	keys := make([]string, len(rows))
+	for i, one := range rows {
+		keys[i] = string(rowKey(one.RowKey))
+	}
+	defer e.latches.lock(keys...)()
+	b := e.db.NewBatch()
+	defer b.Close()
+	n := 0
+	for _, one := range rows {
+		key := rowKey(one.RowKey)
+		raw, err := get(e.db, key)
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		revision, sealed, err := parseRevision(raw)
+		if err != nil {
+			return 0, err
+		}
+		if !bytes.Equal(sealed, one.Old.Bytes()) {
+			continue
+		}
+		if err := b.Set(key, append(binary.BigEndian.AppendUint64(nil, revision), one.New.Bytes()...), nil); err != nil {
+			return 0, fail("reseal rows", err)
+		}
+		n++
+	}
+	if err := e.db.Apply(b, pebble.Sync); err != nil {
+		return 0, fail("reseal rows", err)
+	}
+	return n, nil
+}

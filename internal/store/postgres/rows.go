@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/store"
@@ -76,6 +77,56 @@ func (e *Engine) ListRows(ctx context.Context, table store.Table, partition, aft
 		return nil, err
 	}
 	return out, nil
+}
+
+// ScanRows implements store.Store.
+func (e *Engine) ScanRows(ctx context.Context, after store.RowKey, limit int) (out []store.Row, err error) {
+	err = e.read(ctx, "scan rows", func(ctx context.Context, c *pgx.Conn) error {
+		out = nil
+		rows, err := c.Query(ctx, `
+			SELECT kind, partition, name, revision, value FROM sealed_rows
+			WHERE (kind, partition, name) > ($1, $2, $3) ORDER BY kind, partition, name LIMIT $4`,
+			string(after.Table), after.Partition[:], after.Name[:], limit)
+		if err != nil {
+			return err
+		}
+		var table string
+		var partition, name, value []byte
+		var revision int64
+		_, err = pgx.ForEachRow(rows, []any{&table, &partition, &name, &revision, &value}, func() error {
+			if len(partition) != len(envelope.Name{}) || len(name) != len(envelope.Name{}) {
+				return fmt.Errorf("%w: a row's name of %d and %d bytes", store.ErrCorrupt, len(partition), len(name))
+			}
+			key := store.RowKey{Table: store.Table(table), Partition: envelope.Name(partition), Name: envelope.Name(name)}
+			row, err := newRow(key, revision, value)
+			value = nil // the next row gets memory of its own
+			out = append(out, row)
+			return err
+		})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ResealRows implements store.Store.
+func (e *Engine) ResealRows(ctx context.Context, rows []store.Resealed) (n int, err error) {
+	// May be done twice: what was replaced is not Old any more.
+	err = e.read(ctx, "reseal rows", func(ctx context.Context, c *pgx.Conn) error {
+		n = 0
+		b := &pgx.Batch{}
+		for _, one := range rows {
+			b.Queue(`UPDATE sealed_rows SET value = $4 WHERE kind = $1 AND partition = $2 AND name = $3 AND value = $5`,
+				string(one.Table), one.Partition[:], one.Name[:], one.New.Bytes(), one.Old.Bytes()).Exec(func(t pgconn.CommandTag) error {
+				n += int(t.RowsAffected())
+				return nil
+			})
+		}
+		return c.SendBatch(ctx, b).Close()
+	})
+	return n, err
 }
 
 // WriteRows implements store.Rows.

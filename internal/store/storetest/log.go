@@ -41,6 +41,8 @@ func TestStore(t *testing.T, open func(t *testing.T) store.Store) {
 		{"TermsOutliveADocument", termsOutliveADocument},
 		{"ObjectsComeBack", objectsComeBack},
 		{"RowsKeepRevisions", rowsKeepRevisions},
+		{"ScanRowsMeetsEachOnce", scanRowsMeetsEachOnce},
+		{"ResealedRowsKeepTheirRevision", resealedRowsKeepTheirRevision},
 		{"RowWritesAreAllOrNothing", rowWritesAreAllOrNothing},
 		{"RowWrittenTwiceIsRefused", rowWrittenTwiceIsRefused},
 		{"ListRowsInOrder", listRowsInOrder},

@@ -130,6 +130,87 @@ func listRowsInOrder(t *testing.T, st store.Store) {
 	want(t, "after the last", list(numbered(3), 100), nil)
 }
 
+func scanRowsMeetsEachOnce(t *testing.T, st store.Store) {
+	r := newRows(t)
+	written := map[store.RowKey]bool{}
+	for n := range uint64(7) {
+		for _, table := range []store.Table{"a", "a-b", "b"} {
+			k := store.RowKey{Table: table, Partition: numbered(n % 2), Name: numbered(n)}
+			writeRows(t, st, r.put(k, "x", store.Absent))
+			written[k] = true
+		}
+	}
+	writeRows(t, st, r.put(store.RowKey{Table: "a"}, "x", store.Anything)) // the row of the zero name, which is one of them
+	for _, limit := range []int{1, 4, 100} {
+		met := map[store.RowKey]int{}
+		var after store.RowKey
+		for {
+			rows, err := st.ScanRows(t.Context(), after, limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, row := range rows {
+				met[row.RowKey]++
+				after = row.RowKey
+				if r.text(row) != "x" {
+					t.Errorf("a row of %s comes back as another", row.Table)
+				}
+			}
+			if len(rows) < limit {
+				break
+			}
+		}
+		for k := range written {
+			if met[k] != 1 {
+				t.Errorf("limit %d: a row of %s was met %d times", limit, k.Table, met[k])
+			}
+		}
+		if len(met) != len(written) {
+			t.Errorf("limit %d: met %d rows, want %d", limit, len(met), len(written))
+		}
+	}
+}
+
+func resealedRowsKeepTheirRevision(t *testing.T, st store.Store) {
+	r := newRows(t)
+	var all []store.Resealed
+	for n := range uint64(4) {
+		k := store.RowKey{Table: "things", Name: numbered(n)}
+		writeRows(t, st, r.put(k, "before", store.Absent))
+		writeRows(t, st, r.put(k, "text", store.AtRevision(1)))
+		row, err := st.GetRow(t.Context(), k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, store.Resealed{RowKey: k, Old: row.Value, New: *r.put(k, "text", store.Anything).Value})
+	}
+	// One was changed since, one deleted, and one deleted and made again.
+	writeRows(t, st, r.put(all[1].RowKey, "newer", store.AtRevision(2)))
+	writeRows(t, st, store.RowWrite{RowKey: all[2].RowKey})
+	writeRows(t, st, store.RowWrite{RowKey: all[3].RowKey})
+	writeRows(t, st, r.put(all[3].RowKey, "again", store.Absent))
+	writeRows(t, st, r.put(all[3].RowKey, "again", store.AtRevision(1)))
+	for _, want := range []int{1, 0} { // the second time all is done
+		if n, err := st.ResealRows(t.Context(), all); n != want || err != nil {
+			t.Errorf("resealed %d rows, %v; want %d", n, err, want)
+		}
+	}
+	for n, want := range map[int]struct {
+		text     string
+		revision uint64
+	}{0: {"text", 2}, 1: {"newer", 3}, 3: {"again", 2}} {
+		row, err := st.GetRow(t.Context(), all[n].RowKey)
+		if err != nil || row.Revision != want.revision || r.text(row) != want.text {
+			t.Errorf("row %d: revision %d, %v; want %d with %q", n, row.Revision, err, want.revision, want.text)
+		}
+	}
+	if row, err := st.GetRow(t.Context(), all[0].RowKey); err != nil || string(row.Value.Bytes()) != string(all[0].New.Bytes()) {
+		t.Errorf("the row has not its new value: %v", err)
+	}
+	_, err := st.GetRow(t.Context(), all[2].RowKey)
+	wantErr(t, "the deleted row", err, store.ErrNotFound)
+}
+
 func oneOfManyRowWritersWins(t *testing.T, st store.Store) {
 	r := newRows(t)
 	k := store.RowKey{Table: "counter", Name: numbered(1)}
@@ -188,8 +269,10 @@ func everyCall(ctx context.Context, st store.Store, a store.Append) map[string]e
 	_, hasErr := st.HasObject(ctx, doc, envelope.Name{})
 	_, rowErr := st.GetRow(ctx, store.RowKey{Table: "t"})
 	_, listErr := st.ListRows(ctx, "t", envelope.Name{}, envelope.Name{}, 1)
+	_, scanErr := st.ScanRows(ctx, store.RowKey{}, 1)
+	_, resealErr := st.ResealRows(ctx, nil)
 	return map[string]error{
-		"Claim": claimErr, "Read": readErr, "GetObject": getErr, "HasObject": hasErr, "GetRow": rowErr, "ListRows": listErr,
+		"Claim": claimErr, "Read": readErr, "GetObject": getErr, "HasObject": hasErr, "GetRow": rowErr, "ListRows": listErr, "ScanRows": scanErr, "ResealRows": resealErr,
 		"Append":         st.Append(ctx, a),
 		"Trim":           st.Trim(ctx, doc, a.Term, 9),
 		"PutObjects":     st.PutObjects(ctx, doc, nil),
