@@ -59,6 +59,7 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts, azure *a
 	})
 	found.Provider, a.relays, a.vaults = relays, relays, vaults
 	groups.Contain(relays, vaults, identities)
+	identities.HeldBy(relays)
 
 	if err := groups.CreateSubscription(ctx, a.installed.SubscriptionID, "Tidelock", a.installed.DirectoryID); err != nil {
 		return nil, fmt.Errorf("make the subscription: %w", err)

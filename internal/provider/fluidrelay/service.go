@@ -195,9 +195,52 @@ func (p *Provider) Resources(ctx context.Context, subscription string) ([]tracke
 	}
 	summaries := make([]tracked.Summary, len(some))
 	for n, s := range some {
-		summaries[n] = tracked.Summary{ID: s.ID, Name: s.Name, Type: Type, Location: s.Location, Tags: s.Tags, History: s.SystemData}
+		summaries[n] = s.summary()
 	}
 	return summaries, nil
+}
+
+func (s server) summary() tracked.Summary {
+	return tracked.Summary{ID: s.ID, Name: s.Name, Type: Type, Location: s.Location, Tags: s.Tags, History: s.SystemData}
+}
+
+// Using returns the servers that a user-assigned identity is assigned to, in all
+// subscriptions, as far as the caller may read them.
+func (p *Provider) Using(ctx context.Context, c arm.Caller, identityID string) ([]tracked.Summary, error) {
+	all, err := p.tenants.List(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	var using []tracked.Summary
+	for _, t := range all {
+		row, err := p.servers.Get(ctx, t.Value.Subscription, t.Value.Key)
+		if errors.Is(err, store.ErrNotFound) {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !row.Value.Identity.has(identityID) {
+			continue
+		}
+		ok, err := p.c.Allowed(ctx, c, Type+"/read", row.Value.ID)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			using = append(using, row.Value.summary())
+		}
+	}
+	return using, nil
+}
+
+// SystemAssigned returns a server that has an identity of its own; store.ErrNotFound.
+func (p *Provider) SystemAssigned(ctx context.Context, id arm.ResourceID) (tracked.Summary, error) {
+	row, err := p.servers.Get(ctx, strings.ToLower(id.Subscription), id.Key())
+	if err == nil && !row.Value.Identity.System {
+		err = fmt.Errorf("server %s has no system-assigned identity: %w", row.Value.Name, store.ErrNotFound)
+	}
+	return row.Value.summary(), err
 }
 
 // DeleteGroup deletes the servers of a group, with all their data.

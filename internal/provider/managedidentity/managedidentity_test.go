@@ -3,6 +3,7 @@ package managedidentity_test
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -30,6 +31,50 @@ func TestGolden(t *testing.T) {
 		p.Golden(name+"/identity-delete-again", p.Do("DELETE", all+"/id-1"+v, ""))
 		p.Golden(name+"/identity-not-found", p.Do("GET", all+"/id-1"+v, ""))
 	}
+}
+
+// TestAssignedResources asks from both sides who has which identity.
+func TestAssignedResources(t *testing.T) {
+	const (
+		preview = "?api-version=2022-01-31-preview"
+		servers = providertest.Group + "/providers/Microsoft.FluidRelay/fluidRelayServers/"
+		at      = "?api-version=2022-06-01"
+		system  = "/providers/Microsoft.ManagedIdentity/identities/default" + version
+	)
+	p := providertest.New(t, nil)
+	id, _ := p.NewIdentity("id1", "westus2")
+	p.NewIdentity("other", "westus2")
+	const user = `{"location":"westus2","identity":{"type":"UserAssigned","userAssignedIdentities":{"%s":{}}}}`
+	for n := range 101 {
+		p.Want(200, p.Do("PUT", fmt.Sprintf("%sr%03d%s", servers, n, at), fmt.Sprintf(user, strings.Replace(id, "resourcegroups", "resourceGroups", 1))))
+	}
+	p.Want(200, p.Do("PUT", servers+"own"+at, `{"location":"westus2","tags":{"a":"b"},"identity":{"type":"SystemAssigned"}}`))
+
+	first := p.Want(200, p.Do("POST", all+"/ID1/listAssociatedResources"+preview, ""))
+	if got := first.Get("totalCount"); got != 101.0 || len(first.Get("value").([]any)) != 100 {
+		t.Errorf("first page: %s", first.Body)
+	}
+	next, err := url.Parse(first.Get("nextLink").(string))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, method := range []string{"GET", "POST"} {
+		p.Golden("2022-01-31-preview/identity-associated-last-page", p.Want(200, p.Do(method, next.RequestURI(), "")))
+	}
+	if none := p.Want(200, p.Do("POST", all+"/other/listAssociatedResources"+preview, "")); len(none.Get("value").([]any)) != 0 {
+		t.Errorf("of an identity that nobody has: %s", none.Body)
+	}
+	p.Refused(404, "ResourceNotFound", p.Do("POST", all+"/none/listAssociatedResources"+preview, ""))
+	p.Refused(400, "BadRequest", p.Do("POST", all+"/id1/listAssociatedResources"+preview+"&$top=1", ""))
+	p.Refused(400, "NoRegisteredProviderFound", p.Do("POST", all+"/id1/listAssociatedResources"+version, ""))
+
+	p.Golden("2023-01-31/system-assigned-get", p.Do("GET", servers+"OWN"+system, ""))
+	for _, scope := range []string{servers + "r000", servers + "none", all + "/id1", providertest.Group} {
+		p.Refused(404, "ResourceNotFound", p.Do("GET", scope+system, ""))
+	}
+	p.Refused(404, "ResourceNotFound", p.Do("GET", strings.Replace(servers+"own"+system, "default", "other", 1), ""))
+	p.Want(200, p.Do("PATCH", servers+"own"+at, `{"identity":{"type":"None"}}`))
+	p.Refused(404, "ResourceNotFound", p.Do("GET", servers+"own"+system, ""))
 }
 
 func TestBadRequests(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/tidelock/tidelock/internal/arm"
@@ -22,6 +23,9 @@ type Directory interface {
 	CreateManagedIdentity(ctx context.Context, d entra.DirectoryID, resourceID string) (entra.Principal, error)
 	// DeleteManagedIdentity removes it in one write with also. Idempotent.
 	DeleteManagedIdentity(ctx context.Context, resourceID string, also ...store.RowWrite) error
+
+	// ManagedIdentity finds the principal of a resource; store.ErrNotFound.
+	ManagedIdentity(ctx context.Context, resourceID string) (entra.Principal, error)
 
 	// FederatedCredentials returns those of a principal; store.ErrNotFound.
 	FederatedCredentials(ctx context.Context, objectID string) ([]entra.FederatedCredential, error)
@@ -45,6 +49,8 @@ type Provider struct {
 	c     Config
 	table tracked.Table[Identity] // a partition for each subscription, by arm key
 	locks tracked.Locks
+
+	holders Holders
 }
 
 // New returns the provider.
@@ -81,14 +87,14 @@ func (p *Provider) Register(rt *arm.Router) {
 		Versions: []string{
 			"2015-08-31-preview", "2018-11-30", "2021-09-30-preview", "2022-01-31-preview", "2023-01-31", "2023-07-31-preview", "2024-11-30", "2025-01-31-preview",
 		},
-		Routes: append(p.federatedRoutes(one), []arm.Route{
+		Routes: slices.Concat(p.federatedRoutes(one), p.assignedRoutes(one), []arm.Route{
 			{Method: "GET", Pattern: arm.InSubscription + all, Action: read, Handle: p.list},
 			{Method: "GET", Pattern: arm.InGroup + all, Action: read, Handle: p.list},
 			{Method: "GET", Pattern: one, Action: read, Handle: p.get},
 			{Method: "PUT", Pattern: one, Action: write, Handle: p.put},
 			{Method: "PATCH", Pattern: one, Action: write, Handle: p.patch},
 			{Method: "DELETE", Pattern: one, Action: Type + "/delete", Handle: p.delete},
-		}...),
+		}),
 	})
 }
 

@@ -136,6 +136,7 @@ func New(t testing.TB, containers fluidrelay.Containers) *Plane {
 		Subscriptions: p.Resources, Relay: p.Relay, Containers: containers, Allowed: p.Allowed, RelayURL: RelayURL, Log: log,
 	})
 	p.Resources.Contain(p.Fluid, p.KeyVault, p.Identity)
+	p.Identity.HeldBy(p.Fluid)
 	p.Activity = activity.New(activity.Config{Store: p.Store, Service: p.Service, Log: log})
 	p.Router = arm.NewRouter(arm.Config{
 		Authenticate: p.authenticate, Allowed: p.Allowed, Subscription: p.Resources.HasSubscription, ResourceGroup: p.Resources.GroupState,

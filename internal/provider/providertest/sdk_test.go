@@ -103,6 +103,16 @@ func TestGroupsIdentitiesAndVaultsWithTheSDK(t *testing.T) {
 		t.Errorf("got identity %+v", got.Identity)
 	}
 
+	const relay = "/subscriptions/" + providertest.Subscription + "/resourceGroups/rg2/providers/Microsoft.FluidRelay/fluidRelayServers/own"
+	own := s.Want(200, s.Do("PUT", relay+"?api-version=2022-06-01", `{"location":"westus2","identity":{"type":"SystemAssigned"}}`))
+	systems, err := armmsi.NewSystemAssignedIdentitiesClient(s.credential, s.options)
+	s.must(err)
+	system, err := systems.GetByScope(ctx, relay[1:], nil)
+	s.must(err)
+	if *system.Properties.PrincipalID != own.Get("identity.principalId") || *system.Properties.TenantID != own.Get("identity.tenantId") || *system.Location != "westus2" {
+		t.Errorf("got system-assigned identity %+v, want that of %s", system.Properties, own.Body)
+	}
+
 	trusted, err := armmsi.NewFederatedIdentityCredentialsClient(providertest.Subscription, s.credential, s.options)
 	s.must(err)
 	_, err = trusted.CreateOrUpdate(ctx, "rg2", "relay-id", "cluster", armmsi.FederatedIdentityCredential{Properties: &armmsi.FederatedIdentityCredentialProperties{
