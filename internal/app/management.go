@@ -54,7 +54,7 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts, azure *a
 		Foreign: foreign, Nodes: others, TenantAge: tenantAge,
 		Store: a.store, Service: a.service, Custody: a.custody, Hosts: hosts, Vaults: a.vault, Identities: identities,
 		Principals: a.entra, Subscriptions: groups, Relay: a.relay, Containers: containers{a.relay}, Allowed: a.allowed, RelayURL: a.RelayURL(), Log: a.c.Log,
-		AutoKeyVersionQuota: a.c.AutoKeyVersionQuota, EventSecret: a.eventSecret(),
+		AutoKeyVersionQuota: a.c.AutoKeyVersionQuota, EventSecret: a.eventSecret(), Sign: a.entra.Sign,
 		ServiceKeys: serviceKeys{a.serviceKeys},
 	})
 	found.Provider, a.relays, a.vaults = relays, relays, vaults

@@ -1,9 +1,15 @@
 package app
 
 import (
+	"crypto/rsa"
+	"encoding/base64"
+	"errors"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 )
 
 // drillReport is what encryptionDrill says.
@@ -14,12 +20,61 @@ type drillReport struct {
 	RecoverSeconds *float64 `json:"secondsToRecover"`
 	Kept           *bool    `json:"promiseKept"`
 	Documents      int      `json:"documentsEnded"`
+	Signed         string   `json:"signedReport"`
 }
 
 func (r relayServer) drill() (d drillReport) {
 	r.w.t.Helper()
 	r.w.decode(r.w.want(200, r.w.arm("GET", r.path+"/encryptionDrill", preview, nil)), &d)
 	return d
+}
+
+// checkSigned verifies a report as an auditor would: with the keys that the installation
+// publishes, and code that is not ours.
+func (r relayServer) checkSigned(want drillReport) {
+	w := r.w
+	w.t.Helper()
+	var set struct {
+		Keys []struct{ Kid, N, E string }
+	}
+	w.decode(w.want(200, w.send("GET", "https://"+managementAddr+"/common/discovery/v2.0/keys", "", nil)), &set)
+	number := func(text string) *big.Int {
+		b, err := base64.RawURLEncoding.DecodeString(text)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		return new(big.Int).SetBytes(b)
+	}
+	find := func(t *jwt.Token) (any, error) {
+		for _, k := range set.Keys {
+			if k.Kid == t.Header["kid"] {
+				return &rsa.PublicKey{N: number(k.N), E: int(number(k.E).Int64())}, nil
+			}
+		}
+		return nil, errors.New("no such key")
+	}
+	parser := jwt.NewParser(jwt.WithValidMethods([]string{"RS256"}))
+	var said jwt.MapClaims
+	if _, err := parser.ParseWithClaims(want.Signed, &said, find); err != nil {
+		w.t.Fatalf("the signed report: %v", err)
+	}
+	if said["relay"] != r.path || said["keyIdentifier"] != w.kek || said["secondsToEnforce"] != *want.EnforceSeconds || said["secondsToRecover"] != *want.RecoverSeconds || said["promiseKept"] != true {
+		w.t.Errorf("signed %v, want what the report says: %+v", said, want)
+	}
+	// Another number of seconds is not signed.
+	parts := strings.Split(want.Signed, ".")
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	altered := strings.Replace(string(payload), `"secondsToEnforce":`, `"secondsToEnforce":1`, 1)
+	if _, err := parser.Parse(parts[0]+"."+base64.RawURLEncoding.EncodeToString([]byte(altered))+"."+parts[2], find); err == nil {
+		w.t.Error("an altered report verifies")
+	}
+	// It is no token.
+	if got := w.send("GET", "https://"+managementAddr+r.path+"?api-version="+released, want.Signed, nil); got.status != 401 {
+		w.t.Errorf("a report as a token: status %d, want 401", got.status)
+	}
 }
 
 func TestScenario43TheDrill(t *testing.T) {
@@ -40,6 +95,7 @@ func TestScenario43TheDrill(t *testing.T) {
 		if report.State != "Ended" || report.Kept == nil || !*report.Kept || report.Documents != 1 || *report.EnforceSeconds < 5 || *report.EnforceSeconds > 60 || *report.RecoverSeconds > 30 {
 			t.Errorf("report %+v", report)
 		}
+		r.checkSigned(report)
 		t.Logf("enforced after %.1f s, recovered after %.1f s", *report.EnforceSeconds, *report.RecoverSeconds)
 		if !r.is("Healthy", "") || !r.serves(d) {
 			t.Errorf("afterwards the key is %+v", r.status())

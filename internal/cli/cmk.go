@@ -15,7 +15,7 @@ import (
 
 func (o *Options) cmkCommand() *cobra.Command {
 	parent := o.withOutput(&cobra.Command{Use: "cmk", Short: "The customer-managed keys of relays"})
-	parent.AddCommand(o.cmkStatusCommand(), o.cmkCheckCommand(), o.cmkHistoryCommand(), o.cmkImpactCommand(), o.cmkDrillCommand(), o.cmkWebhookCommand(), o.cmkProveCommand())
+	parent.AddCommand(o.cmkStatusCommand(), o.cmkCheckCommand(), o.cmkHistoryCommand(), o.cmkImpactCommand(), o.cmkDrillCommand(), o.cmkVerifyCommand(), o.cmkWebhookCommand(), o.cmkProveCommand())
 	return parent
 }
 

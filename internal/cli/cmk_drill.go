@@ -76,6 +76,7 @@ func (o *Options) cmkWebhookCommand() *cobra.Command {
 
 // drillReport is the answer of encryptionDrill.
 type drillReport struct {
+	Relay          string   `json:"relay"`
 	State          string   `json:"state"`
 	Failure        string   `json:"failure"`
 	Key            string   `json:"keyIdentifier"`
@@ -88,6 +89,7 @@ type drillReport struct {
 	RecoverSeconds *float64 `json:"secondsToRecover"`
 	Kept           bool     `json:"promiseKept"`
 	Documents      int      `json:"documentsEnded"`
+	Signed         string   `json:"signedReport"`
 }
 
 // drillPatience is how long a drill may take beyond its hold.
@@ -126,17 +128,7 @@ func (o *Options) cmkDrillCommand() *cobra.Command {
 }
 
 func (r drillReport) print(p printer, raw json.RawMessage) error {
-	seconds := func(s *float64) string {
-		if s == nil {
-			return "never"
-		}
-		return strconv.FormatFloat(*s, 'f', 1, 64) + " s"
-	}
-	err := p.print(raw, [][]string{
-		{"STATE", r.State}, {"KEY VERSION", r.Key}, {"STARTED", r.Started}, {"FIRST REFUSAL", r.Refusal},
-		{"ENFORCED", r.Enforced + " after " + seconds(r.EnforceSeconds) + " (promised: 60 s)"}, {"PERMITTED", r.Permitted},
-		{"RECOVERED", r.Recovered + " after " + seconds(r.RecoverSeconds) + " (promised: 30 s)"}, {"DOCUMENTS ENDED", strconv.Itoa(r.Documents)},
-	})
+	err := p.print(raw, r.rows())
 	switch {
 	case err != nil:
 		return err
@@ -146,4 +138,18 @@ func (r drillReport) print(p printer, raw json.RawMessage) error {
 		return errors.New("the promise was not kept")
 	}
 	return nil
+}
+
+func (r drillReport) rows() [][]string {
+	seconds := func(s *float64) string {
+		if s == nil {
+			return "never"
+		}
+		return strconv.FormatFloat(*s, 'f', 1, 64) + " s"
+	}
+	return [][]string{
+		{"STATE", r.State}, {"RELAY", r.Relay}, {"KEY VERSION", r.Key}, {"STARTED", r.Started}, {"FIRST REFUSAL", r.Refusal},
+		{"ENFORCED", r.Enforced + " after " + seconds(r.EnforceSeconds) + " (promised: 60 s)"}, {"PERMITTED", r.Permitted},
+		{"RECOVERED", r.Recovered + " after " + seconds(r.RecoverSeconds) + " (promised: 30 s)"}, {"DOCUMENTS ENDED", strconv.Itoa(r.Documents)},
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/tidelock/tidelock/internal/row"
 	"github.com/tidelock/tidelock/internal/store"
@@ -179,6 +182,26 @@ func (s *Service) RotateSigningKey(ctx context.Context) error {
 		return err
 	}
 	return s.keys.rotate(ctx)
+}
+
+// Sign signs a document of this installation with the key that signs tokens, as a JWS in
+// compact form (RFC 7515). The key is published where those of tokens are. kind goes into
+// the header as typ; a document is no token, for it names no issuer, audience or expiry.
+func (s *Service) Sign(ctx context.Context, kind string, payload []byte) (string, error) {
+	key, err := s.keys.signing(ctx)
+	if err != nil {
+		return "", err
+	}
+	header, err := json.Marshal(map[string]string{"alg": "RS256", "kid": key.id, "typ": kind})
+	if err != nil {
+		return "", fmt.Errorf("sign a document: %w", err)
+	}
+	signed := base64.RawURLEncoding.EncodeToString(header) + "." + base64.RawURLEncoding.EncodeToString(payload)
+	signature, err := jwt.SigningMethodRS256.Sign(signed, key.private)
+	if err != nil {
+		return "", fmt.Errorf("sign a document: %w", err)
+	}
+	return signed + "." + base64.RawURLEncoding.EncodeToString(signature), nil
 }
 
 // createSigningKey makes the key with this number unless there is one.

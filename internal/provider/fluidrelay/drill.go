@@ -2,6 +2,7 @@ package fluidrelay
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"time"
@@ -33,7 +34,14 @@ type wireDrill struct {
 	RecoverSeconds *float64 `json:"secondsToRecover,omitempty"` // from permittedAt
 	Kept           *bool    `json:"promiseKept,omitempty"`      // at most 60 and 30 seconds
 	Documents      int      `json:"documentsEnded"`
+
+	// Signed is all of the above, once the drill is over, as a JWS in compact form, signed
+	// with the key that signs tokens.
+	Signed string `json:"signedReport,omitempty"`
 }
+
+// drillReportType is the typ of a signed report. It is read by programs: frozen.
+const drillReportType = "tidelock-drill-report+jws"
 
 func newWireDrill(s server, d custody.Drill) wireDrill {
 	w := wireDrill{
@@ -105,5 +113,15 @@ func (p *Provider) showDrill(ctx context.Context, r *arm.Request) (*arm.Response
 	if err != nil {
 		return nil, err
 	}
-	return &arm.Response{Body: newWireDrill(s, d)}, nil
+	report := newWireDrill(s, d)
+	if d.Ended && p.c.Sign != nil {
+		payload, err := json.Marshal(report)
+		if err != nil {
+			return nil, err
+		}
+		if report.Signed, err = p.c.Sign(ctx, drillReportType, payload); err != nil {
+			return nil, err
+		}
+	}
+	return &arm.Response{Body: report}, nil
 }

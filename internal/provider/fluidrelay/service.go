@@ -131,6 +131,8 @@ type Config struct {
 	// EventSecret ends the URL that the events of key vaults come to; empty: they are not
 	// taken.
 	EventSecret string
+	// Sign signs the reports of drills as a JWS of this type; nil: they are not signed.
+	Sign func(ctx context.Context, kind string, payload []byte) (string, error)
 	// Nodes is nil where one process has the data for itself: then there are no routes.
 	Nodes Nodes
 	// ServiceKeys is nil where the service key is not kept by this process: then there are no
