@@ -67,6 +67,22 @@ type vectors struct {
 			Sealed      hexBytes
 		}
 	}
+	NextRoot struct {
+		Epoch             uint32
+		Plaintext, Sealed hexBytes
+	} `json:"next_root"`
+	Retained struct {
+		Key        hexBytes
+		NextKey    hexBytes `json:"next_key"`
+		Epoch      uint32
+		Generation uint64
+		Plaintext  string
+		Sealed     hexBytes
+	}
+	Anchor struct {
+		Term, Seq, Counter uint64
+		Chain, Sealed      hexBytes
+	}
 }
 
 func loadV1(t testing.TB) (v vectors) {
@@ -148,6 +164,41 @@ func TestFormat1OpensForever(t *testing.T) {
 		}
 		if !bytes.Equal(got.bytes(), v.Keys.Document) {
 			t.Error("another key came out")
+		}
+	})
+	t.Run("NextRootKey", func(t *testing.T) {
+		got, err := rk.UnwrapNext(v.NextRoot.Sealed, at.Resource, v.NextRoot.Epoch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got.bytes(), v.NextRoot.Plaintext) {
+			t.Error("another key came out")
+		}
+	})
+	t.Run("RetainedRootKey", func(t *testing.T) {
+		key, err := ParseRetentionKey(v.Retained.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		place := RootPlace{Resource: at.Resource, Epoch: v.Retained.Epoch, Generation: v.Retained.Generation}
+		got, err := key.Open(place, v.Retained.Sealed)
+		wantPlaintext(t, got, err, v.Retained.Plaintext)
+		next, err := key.Next()
+		if err != nil || !bytes.Equal(next.bytes(), v.Retained.NextKey) {
+			t.Errorf("the key of the next day is another one, or %v", err)
+		}
+		if _, err := next.Open(place, v.Retained.Sealed); err != ErrOpen {
+			t.Errorf("the key of the next day opens it: %v", err)
+		}
+	})
+	t.Run("Anchor", func(t *testing.T) {
+		want := Anchor{Term: v.Anchor.Term, Seq: v.Anchor.Seq, Chain: Chain(v.Anchor.Chain), Counter: v.Anchor.Counter}
+		if got, err := dk.OpenAnchor(at, v.Anchor.Sealed); err != nil || got != want {
+			t.Errorf("got %+v, %v; want %+v", got, err, want)
+		}
+		// Nothing in it is random: it is sealed to the same bytes.
+		if got, err := dk.SealAnchor(at, want); err != nil || !bytes.Equal(got, v.Anchor.Sealed) {
+			t.Errorf("sealed to %x, %v; want %x", got, err, v.Anchor.Sealed)
 		}
 	})
 	t.Run("RootCommitment", func(t *testing.T) {

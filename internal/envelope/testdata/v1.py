@@ -2,7 +2,7 @@
 
     python3 v1.py > v1.json        (needs the `cryptography` package)
 
-Format 1 is frozen: running this again must change nothing.
+Format 1 is frozen: running this again must change nothing. A kind that is new is added.
 """
 import hashlib, hmac, json, struct
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -80,6 +80,15 @@ big = bytes(i * 7 % 251 for i in range((1 << 20) + 3))
 one = segment("segment one", 4, 1, bytes(32), 0, [(1, b"one op"), (4, b"three ops"), (5, b"")])
 two = segment("segment two", 5, 6, bytes.fromhex(one["links"][-1]), 3, [(9, b"after a restart")])
 
+# Kinds 7 to 9: the root key of the next epoch, a wrapped root key, a head anchor.
+next_root, next_epoch, generation = bytes(range(160, 192)), EPOCH + 1, 3
+retention, wrapped = bytes(range(192, 224)), b"what the customer's key wrapped"
+next_retention = hmac.digest(retention, field(b"tidelock/1/next-retention-key") + b"\x01", "sha256")
+retained = box("retained", retention, 8, b"", wrapped, RESOURCE, struct.pack(">I", EPOCH), struct.pack(">Q", generation))
+anchored = {"term": 5, "seq": 9, "chain": two["links"][-1], "counter": 12}
+anchor = b"TDLK" + bytes([1, 1, 9, 0]) + PLACE + struct.pack(">QQ32sQ", 5, 9, bytes.fromhex(two["links"][-1]), 12)
+anchor += hmac.digest(hkdf(DOCUMENT[:32], b"", field(b"tidelock/1/anchor"), 32), anchor, "sha256")
+
 print(json.dumps({
     "keys": {"service": SERVICE.hex(), "root": ROOT.hex(), "document": DOCUMENT.hex()},
     "place": {"resource": RESOURCE.hex(), "document": HANDLE.hex(), "key_id": KEY_ID.hex(), "epoch": EPOCH},
@@ -96,4 +105,9 @@ print(json.dumps({
                          "sealed": obj("checkpoint", 2, naming(DOCUMENT[32:], b"\x02", b""), b"").hex()},
     "two_chunks": {"plaintext_bytes": len(big), "sha256": hashlib.sha256(obj("big", 3, object_name, big)).hexdigest()},
     "segments": [one, two],
+    "next_root": {"epoch": next_epoch, "plaintext": next_root.hex(),
+                  "sealed": box("next root", ROOT, 7, b"", next_root, RESOURCE, struct.pack(">I", next_epoch)).hex()},
+    "retained": {"key": retention.hex(), "next_key": next_retention.hex(), "epoch": EPOCH, "generation": generation,
+                 "plaintext": wrapped.decode(), "sealed": retained.hex()},
+    "anchor": {**anchored, "sealed": anchor.hex()},
 }, indent=1))
