@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/base64"
@@ -508,6 +509,63 @@ func TestRESTLargeBodies(t *testing.T) {
 		r.call("POST", "/api/v1/t1/"+id+"/broadcast-signal", r.token(id), large).want(t, 413, "The request body is larger than 65536 bytes.")
 		r.plain("POST", "/api/v1/t1/"+id+"/broadcast-signal", r.token(id), large).golden(t, "too_large")
 		r.call("POST", "/repos/t1/git/summaries", r.token(id), large).want(t, 400, "The summary cannot be stored: not JSON: invalid character 'x' looking for beginning of value")
+	})
+}
+
+// A client that sends all it has before it looks for an answer gets one, however much that is.
+func TestRESTTooLargeIsAnswered(t *testing.T) {
+	limitedBubble(t, Limits{UploadBytes: 1 << 20, UploadsBytes: 8 << 20}, func(t *testing.T, r *rig) {
+		id := r.create()
+		body := strings.Repeat("x", 32<<20)
+		for name, token := range map[string]string{"TooLarge": r.token(id), "Stranger": "nobody's"} {
+			conn, err := r.pipes.dial(t.Context(), "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_, err = fmt.Fprintf(conn, "POST /repos/t1/git/summaries HTTP/1.1\r\nHost: relay.test\r\nAuthorization: %s\r\nContent-Length: %d\r\n\r\n%s",
+				authorization("/repos/t1/git/summaries", token)["Authorization"], len(body), body)
+			if err != nil {
+				t.Fatalf("%s: the connection ended while the client was sending: %v", name, err)
+			}
+			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			response.Body.Close()
+			if want := map[string]int{"TooLarge": 413, "Stranger": 403}[name]; response.StatusCode != want {
+				t.Errorf("%s: %d, want %d", name, response.StatusCode, want)
+			}
+		}
+	})
+}
+
+// One that never ends is given up when its time is over.
+func TestRESTEndlessBody(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		conn, err := r.pipes.dial(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		start := time.Now()
+		fmt.Fprint(conn, "POST /repos/t1/git/summaries HTTP/1.1\r\nHost: relay.test\r\nTransfer-Encoding: chunked\r\n\r\n")
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			for {
+				if _, err := fmt.Fprint(conn, "1\r\nx\r\n"); err != nil {
+					return
+				}
+				time.Sleep(time.Second)
+			}
+		}()
+		answer, err := io.ReadAll(conn)
+		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 403 ") || time.Since(start) > slow+2*time.Second {
+			t.Errorf("after %v: %s %v; want the answer when the call's time is over", time.Since(start), answer, err)
+		}
+		conn.Close()
+		<-sent
 	})
 }
 

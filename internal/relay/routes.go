@@ -237,9 +237,11 @@ func (s *Server) serveREST(row *route, w *answer, r *http.Request) {
 		err = row.handle(s, c)
 	}
 	if err != nil {
-		// Read on what the client still sends: a connection that closes while it does
-		// looks like a network failure, and 401 would not make it renew its token.
-		_, _ = io.Copy(io.Discard, io.LimitReader(c.r.Body, s.c.Limits.uploadBody()))
+		// Read on what the client still sends, however much, for as long as the call may
+		// take: a connection that closes meanwhile looks like a network failure. 401 would not
+		// make the client renew its token, and what is too large would come again and again.
+		_, _ = io.Copy(io.Discard, c.r.Body)
+		setDeadline(w, quick)
 		s.answerError(w, c.r, err)
 	}
 }
