@@ -325,7 +325,9 @@ func TestKeyURLsMakeNoRequests(t *testing.T) {
 	for n, url := range []string{
 		"https://127.0.0.1/keys/k", "https://" + listener.Addr().String() + "/keys/k", "http://" + listener.Addr().String() + "/keys/k",
 		"https://localhost/keys/k", "https://[::1]/keys/k", "https://10.0.0.1/keys/k", "https://192.168.1.1/keys/k", "https://169.254.169.254/keys/k",
-		"https://2130706433/keys/k", "https://0x7f.1/keys/k", "https://contoso.vault.azure.net@127.0.0.1/keys/k", "https://user:pass@contoso.vault.azure.net/keys/k",
+		"https://[::ffff:127.0.0.1]/keys/k", "https://[::ffff:7f00:1]/keys/k", "https://[::]/keys/k", "https://[fd00::1]/keys/k", "https://[fe80::1%25lo]/keys/k", "https://172.16.0.1/keys/k",
+		"https://2130706433/keys/k", "https://0x7f.1/keys/k", "https://0x7f000001/keys/k", "https://0177.0.0.1/keys/k", "https://017700000001/keys/k", "https://127.1/keys/k", "https://0/keys/k", "https://0.0.0.0/keys/k",
+		"https://contoso.vault.azure.net./keys/k", "https://localhost.vault.azure.net:22/keys/k", "https://127.0.0.1.vault.azure.net/keys/k", "https://contoso.vault.azure.net@127.0.0.1/keys/k", "https://user:pass@contoso.vault.azure.net/keys/k",
 		"https://contoso.vault.azure.net:8443/keys/k", "https://contoso.vault.azure.net:80/keys/k", "http://contoso.vault.azure.net/keys/k",
 		"https://contoso.vault.azure.net.evil.example/keys/k", "https://evil.example/contoso.vault.azure.net/keys/k", "https://contoso.vault.azure.net#.evil.example/keys/k",
 		"https://a.contoso.vault.azure.net/keys/k", "https://.vault.azure.net/keys/k", "https://vault.azure.net/keys/k", "https://contoso.vault.azure.net\\@127.0.0.1/keys/k",
