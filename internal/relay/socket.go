@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -218,9 +219,14 @@ func (c *connection) join(ctx context.Context, m connectMessage, version string)
 
 // versionRefusal says which versions were offered and wanted. The client gives up.
 func versionRefusal(wanted []string) refusal {
+	const most = 200 // bytes of what was wanted: it is a stranger's
+	said := encode(wanted)
+	if len(said) > most {
+		said = append(bytes.ToValidUTF8(said[:most], nil), "…"...)
+	}
 	return refusal{
 		code:    400,
-		message: "Unsupported client protocol. Server: " + string(encode(protocolVersions)) + ". Client: " + string(encode(wanted)),
+		message: "Unsupported client protocol. Server: " + string(encode(protocolVersions)) + ". Client: " + string(said),
 	}
 }
 
