@@ -61,7 +61,7 @@ func takesWrites(ctx context.Context, c *pgx.Conn) error {
 		return err
 	}
 	if readOnly != "off" {
-		return errors.New("the database takes no writes: it is a standby")
+		return errors.New("the database takes no writes: it is a standby, or was made read-only")
 	}
 	return nil
 }

@@ -26,6 +26,7 @@ const (
 	crashShutdown        = "57P02"
 	cannotConnectNow     = "57P03"
 	tooManyConnections   = "53300"
+	diskFull             = "53100"
 )
 
 func codeOf(err error) string {
