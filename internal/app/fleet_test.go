@@ -14,6 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -64,8 +65,13 @@ type member struct {
 
 func newFleet(t *testing.T) *fleet {
 	t.Helper()
-	f := &fleet{t: t, database: pgtest.Start(t), dir: t.TempDir()}
-	f.url = f.database.NewDatabase(t)
+	server := pgtest.Start(t)
+	return newFleetOn(t, server, server.NewDatabase(t))
+}
+
+func newFleetOn(t *testing.T, server *pgtest.Server, database string) *fleet {
+	t.Helper()
+	f := &fleet{t: t, database: server, url: database, dir: t.TempDir()}
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -367,6 +373,17 @@ type typing struct {
 	document bench.Document
 	acked    atomic.Int64
 	errors   atomic.Int64
+	texts    sync.Map // what the errors said
+}
+
+// said is what a client had to complain of, each once.
+func (w *typing) said() map[string]bool {
+	all := map[string]bool{}
+	w.texts.Range(func(text, _ any) bool {
+		all[text.(string)] = true
+		return true
+	})
+	return all
 }
 
 // write has a client type in a new document, through a node.
@@ -389,7 +406,10 @@ func (f *fleet) write(m *member) *typing {
 				}
 			}
 		},
-		OnError: func(error) { w.errors.Add(1) },
+		OnError: func(err error) {
+			w.errors.Add(1)
+			w.texts.Store(err.Error(), nil)
+		},
 	})
 	if err != nil {
 		f.t.Fatal(err)

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/tidelock/tidelock/internal/cli"
 	"github.com/tidelock/tidelock/internal/cluster"
@@ -281,25 +284,73 @@ func TestNodesCutOffFromTheDatabase(t *testing.T) {
 			proxy.Cut()
 			f.await("it is ready again", 30*time.Second, func() bool { return cut.ready(t) == http.StatusOK })
 			f.await("its client goes on", 30*time.Second, func() bool { return writer.acked.Load() > acked })
-			writer.stop()
-			ops, err := f.endpoint(other).Deltas(t.Context(), writer.document.ID, 0, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			typed := int64(0)
-			for i, op := range ops {
-				if op.Seq != int64(i)+1 {
-					t.Fatalf("op %d has the number %d", i+1, op.Seq)
-				}
-				if op.Type == "op" {
-					typed++
-				}
-			}
-			if got := writer.acked.Load(); typed < got {
-				t.Errorf("the log has %d ops of %d that were acknowledged", typed, got)
-			}
+			f.hasAll(other, writer)
 		})
 	}
+}
+
+// hasAll stops a client and compares what was acknowledged to it with the log.
+func (f *fleet) hasAll(m *member, w *typing) {
+	f.t.Helper()
+	w.stop()
+	ops, err := f.endpoint(m).Deltas(f.t.Context(), w.document.ID, 0, 0)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	typed := int64(0)
+	for i, op := range ops {
+		if op.Seq != int64(i)+1 {
+			f.t.Fatalf("op %d has the number %d", i+1, op.Seq)
+		}
+		if op.Type == "op" {
+			typed++
+		}
+	}
+	if got := w.acked.Load(); typed < got {
+		f.t.Errorf("the log has %d ops of %d that were acknowledged", typed, got)
+	}
+}
+
+// When the database has no room, the nodes whose writes fail say that they are not ready, and tell
+// clients to try again; when there is room, all go on by themselves, and nothing is missing.
+func TestNodesWithAFullDisk(t *testing.T) {
+	disk := pgtest.SmallDisk(t, "64m")
+	server := pgtest.Start(t)
+	f := newFleetOn(t, server, server.NewDatabaseOn(t, disk))
+	f.node()
+	writer := f.write(f.nodes[1])
+	f.await("the client writes", 10*time.Second, func() bool { return writer.acked.Load() > 10 })
+	admin, err := pgx.Connect(t.Context(), f.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close(context.Background())
+	if _, err := admin.Exec(t.Context(), "CREATE TABLE filler (b text) WITH (autovacuum_enabled = off)"); err != nil {
+		t.Fatal(err)
+	}
+	for _, rows := range []int{1000, 10, 1} { // to the last page
+		for err = nil; err == nil; {
+			_, err = admin.Exec(t.Context(), fmt.Sprintf("INSERT INTO filler SELECT repeat('x', 700) FROM generate_series(1, %d)", rows))
+		}
+	}
+	f.await("the node whose writes fail notices", time.Minute, func() bool {
+		return f.nodes[0].ready(t) == http.StatusServiceUnavailable || f.nodes[1].ready(t) == http.StatusServiceUnavailable
+	})
+	f.await("the client is told", 30*time.Second, func() bool { return writer.errors.Load() > 0 })
+	for text := range writer.said() { // drivers try again after 500 and 503, and after nothing else here
+		if !strings.Contains(text, ": 503 ") && !strings.Contains(text, ": 500 ") && !strings.Contains(text, "disconnect") {
+			t.Errorf("the client was told %q, which it does not try again after", text)
+		}
+	}
+	acked := writer.acked.Load()
+	if _, err := admin.Exec(t.Context(), "DROP TABLE filler"); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range f.nodes {
+		f.await("nodes are ready again", time.Minute, func() bool { return m.ready(t) == http.StatusOK })
+	}
+	f.await("the client goes on", time.Minute, func() bool { return writer.acked.Load() > acked })
+	f.hasAll(f.nodes[0], writer)
 }
 
 // owns says whether a client's document is placed on m, as m itself knows.

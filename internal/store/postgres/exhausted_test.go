@@ -17,28 +17,6 @@ import (
 	"github.com/tidelock/tidelock/internal/store/storetest"
 )
 
-// smallDisk mounts a file system of so many bytes, which is in memory.
-func smallDisk(t *testing.T, size string) string {
-	t.Helper()
-	if os.Getenv(pgtest.Variable) == "" {
-		t.Skip("needs PostgreSQL's server programs: run 'make postgres'")
-	}
-	dir, err := os.MkdirTemp("", "tidelock-disk-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "mode=1777,size="+size, "tmpfs", dir).CombinedOutput(); err != nil {
-		t.Skipf("a disk that is full is tried where file systems can be mounted, as by root: %v %s", err, out)
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-			t.Errorf("umount: %v %s", err, out)
-		}
-	})
-	return dir
-}
-
 // session is a connection of an administrator to the engine's database.
 func session(t *testing.T, url string) *pgx.Conn {
 	t.Helper()
@@ -73,22 +51,16 @@ func awaitWritable(t *testing.T, e *Engine) {
 // Where the data has no room, writes fail and say so; reads go on, and so does everything once
 // there is room.
 func TestDiskFullOfData(t *testing.T) {
-	disk := smallDisk(t, "48m")
+	disk := pgtest.SmallDisk(t, "48m")
 	server := pgtest.Start(t)
-	space := filepath.Join(disk, "space")
-	if err := server.MakeDirectory(space); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(server.Kill) // it holds the disk
-	server.Exec(t, "CREATE TABLESPACE small LOCATION '"+space+"'")
-	server.Exec(t, "CREATE DATABASE small TABLESPACE small")
-	e := openURL(t, server.URL("small"))
+	database := server.NewDatabaseOn(t, disk)
+	e := openURL(t, database)
 	d := storetest.NewDoc(t)
 	claim := fill(t, e, d, 3)
 	load := storetest.StartLoad(t, e, loadWriters)
 	load.Await(100)
 
-	admin := session(t, server.URL("small"))
+	admin := session(t, database)
 	if _, err := admin.Exec(t.Context(), "CREATE TABLE filler (b text)"); err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +98,7 @@ func TestDiskFullOfData(t *testing.T) {
 // Where the write-ahead log has no room PostgreSQL stops. What it had acknowledged is there when
 // it is started with room again.
 func TestDiskFullOfLog(t *testing.T) {
-	disk := smallDisk(t, "160m")
+	disk := pgtest.SmallDisk(t, "160m")
 	t.Setenv("TMPDIR", disk) // where the server's directory is made
 	server := pgtest.Start(t)
 	e := openURL(t, server.NewDatabase(t))

@@ -230,14 +230,6 @@ func (s *Server) Configure(t testing.TB, settings []string, files map[string][]b
 	}
 }
 
-// MakeDirectory makes a directory that the server's user owns.
-func (s *Server) MakeDirectory(path string) error {
-	if err := os.Mkdir(path, 0o700); err != nil {
-		return err
-	}
-	return giveAway(path)
-}
-
 func (s *Server) remove() {
 	s.Kill()
 	_ = os.RemoveAll(s.dir) // what is left lies in the temporary directory
