@@ -108,6 +108,7 @@ func (f *serveFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.config.RelayKey, "relay-key", "", "PEM private key of --relay-cert")
 	c.Flags().StringVar(&f.config.Anchors, "anchors", "", "file of head anchors, which find out data that was put back, best on another disk (default: anchors, beside the service key)")
 	c.Flags().IntVar(&f.config.KeyRetentionDays, "key-retention-days", app.DefaultKeyRetentionDays, "for how many days after a deletion copies of the data from before can be opened")
+	c.Flags().IntVar(&f.config.Keys.DocumentKeyDays, "document-key-days", app.DefaultDocumentKeyDays, "how old a container's key gets before new data is sealed under another; 0: it is replaced on demand only")
 	f.registerStore(c)
 	c.Flags().StringArrayVar(&f.config.PrivateIssuers, "private-issuer", nil, "https URL of an OpenID provider in this network whose tokens may be trusted (may be repeated)")
 	c.Flags().StringArrayVar(&f.config.EventHosts, "event-webhook-host", nil, "host or host:port that events of key vaults may be sent to by https (may be repeated)")
@@ -169,6 +170,12 @@ func (f *serveFlags) open(ctx context.Context, o *cli.Options) (*app.App, error)
 	}
 	if config.Keys.Hold = f.hold; f.hold == 0 {
 		config.Keys.Hold = -1
+	}
+	switch days := f.config.Keys.DocumentKeyDays; {
+	case days < 0:
+		return nil, fmt.Errorf("--document-key-days %d is below 0", days)
+	case days == 0:
+		config.Keys.DocumentKeyDays = -1
 	}
 	config.DataDir = o.DataDir()
 	config.Log = newLog(o.Err, f.level)

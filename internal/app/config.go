@@ -75,6 +75,7 @@ type KeyPolicy = custody.Policy
 const (
 	DefaultGrace               = custody.Grace
 	DefaultHold                = custody.Hold
+	DefaultDocumentKeyDays     = custody.DefaultDocumentKeyDays
 	DefaultAutoKeyVersionQuota = fluidrelay.DefaultAutoKeyVersionQuota
 )
 

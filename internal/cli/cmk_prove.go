@@ -25,6 +25,8 @@ type proofReport struct {
 	Objects   int            `json:"objects"`
 	Bytes     int64          `json:"sealedBytes"`
 	KeyIDs    map[string]int `json:"documentsByKey"`
+	Keys      int            `json:"documentKeys"`
+	Older     int            `json:"underOlderDocumentKeys"`
 	Loose     int            `json:"looseBlobs"`
 	Shredded  int            `json:"shreddedValues"`
 	Unproven  map[string]int `json:"unprovenDocuments"`
@@ -79,6 +81,7 @@ func (r proofReport) print(p printer, raw json.RawMessage) error {
 		{"STATE", r.State}, {"ROWS", n(r.Rows)}, {"DOCUMENTS", n(r.Documents)}, {"SEGMENT HEADERS", n(r.Headers)}, {"RECORDS", n(r.Records)},
 		{"OBJECTS", n(r.Objects)}, {"SEALED BYTES", strconv.FormatInt(r.Bytes, 10)}, {"LOOSE BLOBS", n(r.Loose)}, {"SHREDDED VALUES", n(r.Shredded)},
 	}
+	rows = append(rows, []string{"DOCUMENT KEYS", n(r.Keys)}, []string{"UNDER OLDER DOCUMENT KEYS", n(r.Older)})
 	for _, kid := range slices.Sorted(maps.Keys(r.KeyIDs)) {
 		rows = append(rows, []string{"UNDER " + kid, n(r.KeyIDs[kid])})
 	}

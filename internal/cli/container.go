@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -18,11 +19,12 @@ func (o *Options) containerCommand() *cobra.Command {
 	show := o.onContainer("show", "Show a container", showContainer)
 	remove := o.onContainer("delete", "Disconnect a container's clients, destroy its key and remove it; it cannot be brought back", deleteContainer)
 	accept := o.onContainer("accept-rollback", "Serve a container that was put back to an older state, as it is now", acceptRollback)
-	for _, c := range []*cobra.Command{show, remove, accept} {
+	rotate := o.onContainer("rotate-key", "Have a container's new data sealed under a new key of its own; nobody is disconnected", rotateKey)
+	for _, c := range []*cobra.Command{show, remove, accept, rotate} {
 		c.Flags().String("id", "", "id of the container")
 		required(c, "id")
 	}
-	parent.AddCommand(list, show, remove, accept)
+	parent.AddCommand(list, show, remove, accept, rotate)
 	return parent
 }
 
@@ -84,6 +86,21 @@ func acceptRollback(ctx context.Context, client *Client, path string, p printer)
 		return err
 	}
 	return showContainer(ctx, client, path, p)
+}
+
+func rotateKey(ctx context.Context, client *Client, path string, p printer) error {
+	return rotateKeys(ctx, client, path+"/rotateKey", p)
+}
+
+// rotateKeys replaces document keys, and says how many.
+func rotateKeys(ctx context.Context, client *Client, path string, p printer) error {
+	var answer struct {
+		Rotated int `json:"rotated"`
+	}
+	if err := client.Do(ctx, http.MethodPost, path, versionPreview, nil, &answer); err != nil {
+		return err
+	}
+	return p.print(answer, [][]string{{"KEYS REPLACED"}, {strconv.Itoa(answer.Rotated)}})
 }
 
 // printContainers prints value as JSON, or its containers as a table.

@@ -56,7 +56,10 @@ type relayFlags struct{ name, group string }
 
 func (o *Options) relayCommand() *cobra.Command {
 	parent := o.withOutput(&cobra.Command{Use: "relay", Short: "Fluid Relay resources of this server"})
-	parent.AddCommand(o.relayListCommand(), o.relayShowCommand(), o.relayKeysCommand(), o.relayRegenerateCommand(), o.relayDeleteCommand())
+	parent.AddCommand(o.relayListCommand(), o.relayShowCommand(), o.relayKeysCommand(), o.relayRegenerateCommand(), o.relayDeleteCommand(),
+		o.onRelay("rotate-document-keys", "Have new data of each container sealed under a new key of its own; nobody is disconnected", func(ctx context.Context, client *Client, path string, p printer) error {
+			return rotateKeys(ctx, client, path+"/rotateDocumentKeys", p)
+		}))
 	return parent
 }
 

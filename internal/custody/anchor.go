@@ -41,7 +41,9 @@ type anchorer struct {
 
 type newAnchor struct {
 	envelope.Anchor
-	from uint64 // the last op that the one before says, about
+	from  uint64 // the last op that the one before says, about
+	key   envelope.DocumentKey
+	place envelope.KeyPlace // of key
 }
 
 func newAnchorer(k *Keeper) *anchorer {
@@ -52,13 +54,13 @@ func newAnchorer(k *Keeper) *anchorer {
 }
 
 // note takes in how far a document's log has come, durably.
-func (a *anchorer) note(d *Document, at envelope.Anchor) {
+func (a *anchorer) note(d *Document, key envelope.DocumentKey, place envelope.KeyPlace, at envelope.Anchor) {
 	a.mu.Lock()
 	before, ok := a.dirty[d]
 	if !ok {
 		before.from = at.Seq
 	}
-	before.Anchor = at
+	before.Anchor, before.key, before.place = at, key, place
 	a.dirty[d] = before
 	a.mu.Unlock()
 	if at.Seq-before.from >= anchorOps {
@@ -69,7 +71,7 @@ func (a *anchorer) note(d *Document, at envelope.Anchor) {
 	}
 }
 
-// ended seals the last anchor of a document whose key is about to be wiped.
+// ended seals the last anchor of a document whose key is about to be wiped, or replaced.
 func (a *anchorer) ended(d *Document) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -82,7 +84,7 @@ func (a *anchorer) ended(d *Document) {
 func (a *anchorer) seal(d *Document, at newAnchor) {
 	a.counter++
 	at.Counter = a.counter
-	if b, err := d.key.SealAnchor(d.at, at.Anchor); err == nil { // else it was wiped, and ended sealed it
+	if b, err := at.key.SealAnchor(at.place, at.Anchor); err == nil { // else it was wiped, and ended sealed it
 		a.sealed[d.at.Document] = b
 	}
 }
@@ -140,7 +142,10 @@ func (a *anchorer) forget(h envelope.DocumentHandle) error {
 // Appended says that what was sealed last is durable.
 func (w *Writer) Appended() {
 	if a := w.d.k.anchors; a != nil {
-		a.note(w.d, envelope.Anchor{Term: w.term, Seq: w.tail.head, Chain: w.tail.chain})
+		w.d.mu.RLock()
+		key, place := w.d.key, w.d.at
+		w.d.mu.RUnlock()
+		a.note(w.d, key, place, envelope.Anchor{Term: w.term, Seq: w.tail.head, Chain: w.tail.chain})
 	}
 }
 

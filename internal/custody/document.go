@@ -96,8 +96,17 @@ func (d *Document) wrapped(ctx context.Context) (store.RowWrite, uint32, error) 
 }
 
 // OpenDocument opens the key of an existing document; store.ErrNotFound if it was
-// destroyed.
+// destroyed. A key that is old enough is replaced first.
 func (k *Keeper) OpenDocument(ctx context.Context, r envelope.ResourceID, h envelope.DocumentHandle) (*Document, error) {
+	d, err := k.openStored(ctx, r, h)
+	if err == nil {
+		k.rotateIfDue(ctx, d)
+	}
+	return d, err
+}
+
+// openStored is OpenDocument, and writes nothing.
+func (k *Keeper) openStored(ctx context.Context, r envelope.ResourceID, h envelope.DocumentHandle) (*Document, error) {
 	reloaded := false
 	for {
 		row, err := k.c.Store.GetRow(ctx, k.documentKeyRow(r, h))
@@ -149,6 +158,27 @@ func (r *root) open(k *Keeper, at envelope.KeyPlace, key envelope.DocumentKey) *
 	d := &Document{k: k, root: r, at: at, done: make(chan struct{}), lease: r.watch.lease, key: key}
 	r.documents[d] = struct{}{}
 	return d
+}
+
+// catchUp takes a newer key of the document in, if some of what is to be opened is under one
+// that is not known here: another process, or another Document, replaced it. d.mu is not held.
+func (d *Document) catchUp(ids ...envelope.KeyID) {
+	d.mu.RLock()
+	lacks := false
+	for _, id := range ids {
+		lacks = lacks || id != d.at.KeyID && !d.key.Has(d.at.KeyID, id)
+	}
+	usable := d.unusable() == nil
+	d.mu.RUnlock()
+	if !lacks || !usable {
+		return
+	}
+	ctx, cancel := context.WithTimeout(d.k.ctx, foreground)
+	defer cancel()
+	// What goes wrong here shows when it does not open.
+	if err := d.k.adoptDocumentKey(ctx, d.at.Resource, d.at.Document); err != nil {
+		d.k.c.Log.WarnContext(ctx, "a document's newer key cannot be read", "err", err)
+	}
 }
 
 // Handle is the document's name in stores.
@@ -247,6 +277,9 @@ func (d *Document) SealObject(kind envelope.Kind, id string, plaintext []byte) (
 // OpenObject opens what SealObject made for the same kind and id; store.ErrCorrupt
 // (wrapped) if it does not open.
 func (d *Document) OpenObject(kind envelope.Kind, id string, s envelope.Sealed) ([]byte, error) {
+	if place, ok := envelope.ObjectPlace(s); ok {
+		d.catchUp(place.KeyID)
+	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if err := d.unusable(); err != nil {

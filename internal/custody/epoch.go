@@ -35,6 +35,7 @@ const (
 
 	nextID   = "next"
 	shredID  = "shred"   // when a document was deleted first in this epoch
+	rotateID = "rotate"  // document keys that are older are to be replaced
 	closedID = "closed/" // and epoch and shard
 
 	closedShards = 16 // so that the making of documents does not queue up behind one row
@@ -250,6 +251,7 @@ func (k *Keeper) housekeep(ctx context.Context) {
 		for _, r := range k.dueToLook() {
 			k.look(ctx, r)
 		}
+		k.rotateAged(ctx)
 		select {
 		case <-ctx.Done():
 			return
@@ -274,6 +276,9 @@ func (k *Keeper) dueToLook() (due []envelope.ResourceID) {
 
 func (k *Keeper) look(ctx context.Context, r envelope.ResourceID) {
 	again, err := k.turn(ctx, r)
+	if err == nil {
+		_, err = k.resumeRotation(ctx, r)
+	}
 	var unusable *UnusableError
 	switch {
 	case ctx.Err() != nil, errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrConflict), errors.As(err, &unusable):

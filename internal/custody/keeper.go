@@ -44,6 +44,9 @@ type Policy struct {
 	// RequirePurgeProtection refuses keys of vaults that can lose them for good: those
 	// without soft delete or purge protection. Otherwise they are warned of.
 	RequirePurgeProtection bool
+	// DocumentKeyDays is how old the key of a document gets before it is replaced, when the
+	// document is used next; 0 is the default. Negative: it is replaced on demand only.
+	DocumentKeyDays int
 	// Hold is how long clients of a revoked key are held before they are closed and lose
 	// what they have not sent; 0 is the default. Negative means not at all.
 	Hold time.Duration
@@ -112,6 +115,7 @@ type Keeper struct {
 	loading map[envelope.ResourceID]chan struct{} // closed when the load is over
 	proof   *Proof                                // nil: none was made
 	drills  map[envelope.ResourceID]*Drill        // the newest of each resource
+	agedAt  time.Time                             // when the keys of open documents are looked at next
 }
 
 // root is what is known of one resource's root key. Guarded by Keeper.mu.

@@ -33,6 +33,11 @@ func EmptyTail(head uint64) Tail { return Tail{head: head} }
 // whoever reads a log in pieces lets each piece begin with the last record of the
 // one before, and compares.
 func (d *Document) OpenRecords(r store.Range) ([]Batch, Tail, error) {
+	ids := make([]envelope.KeyID, len(r.Headers))
+	for i, h := range r.Headers {
+		ids[i] = h.Place().KeyID
+	}
+	d.catchUp(ids...)
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if err := d.unusable(); err != nil {

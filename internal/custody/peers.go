@@ -17,6 +17,8 @@ import (
 type News struct {
 	Resource string      `json:"resource,omitempty"` // hexadecimal: its wrap record was replaced, or deleted
 	Refused  *KeyVerdict `json:"refused,omitempty"`
+	// Documents says that keys of documents of that resource were replaced, too.
+	Documents bool `json:"documents,omitempty"`
 }
 
 // KeyVerdict is a confirmed refusal of a key version to an identity.
@@ -57,6 +59,9 @@ func (k *Keeper) Heed(n News) {
 			k.wg.Go(func() {
 				if err := k.reload(k.ctx, id); err != nil {
 					k.c.Log.Warn("a change by another node is taken in with the next probe", "err", err)
+				}
+				if n.Documents {
+					k.adoptDocumentKeys(k.ctx, id)
 				}
 			})
 		}

@@ -19,6 +19,8 @@ type Proof struct {
 
 	Rows, Documents, Headers, Records, Objects int
 	Bytes                                      int64          // of sealed values
+	DocumentKeys                               int            // of those documents, those before the ones that seal among them
+	UnderOlder                                 int            // segments and objects that are under a document's key of before
 	KeyIDs                                     map[string]int // documents by the key version that their relay's root key is under
 	Loose                                      int            // values in an object store that no object is in: sealed, and not opened
 	Shredded                                   int            // values whose document's key was destroyed: sealed, and opened by nobody
@@ -122,6 +124,7 @@ func (r *prover) visit(ctx context.Context, s store.Stored) error {
 		}
 		r.headers = append(r.headers, h)
 		r.open(ctx, h.Place().Resource)
+		r.countOlder(h.Place().KeyID)
 	case store.PartRecord:
 		r.p.Records++
 		rec, err := envelope.ParseRecord(raw)
@@ -170,7 +173,7 @@ func (r *prover) row(ctx context.Context, key store.RowKey, raw []byte) {
 			r.fail("a document key lies where another one belongs")
 			return
 		}
-		d, err := r.k.OpenDocument(ctx, place.Resource, place.Document)
+		d, err := r.k.openStored(ctx, place.Resource, place.Document)
 		if err == nil {
 			d.Close()
 			return
@@ -197,9 +200,12 @@ func (r *prover) open(ctx context.Context, resource envelope.ResourceID) {
 		return
 	}
 	r.p.Documents++
-	d, err := r.k.OpenDocument(ctx, resource, r.at)
+	d, err := r.k.openStored(ctx, resource, r.at)
 	if err == nil {
 		r.doc = d
+		d.mu.RLock()
+		r.p.DocumentKeys += 1 + d.key.Older()
+		d.mu.RUnlock()
 		kid, err := r.k.KeyID(ctx, resource)
 		if err == nil {
 			r.p.KeyIDs[kid]++
@@ -211,6 +217,18 @@ func (r *prover) open(ctx context.Context, resource envelope.ResourceID) {
 		r.fail("the key of document %x: %v", r.at, err)
 	} else if r.why != reasonErased {
 		r.p.Unproven[r.why]++
+	}
+}
+
+// countOlder counts what is under a key that does not seal any more.
+func (r *prover) countOlder(id envelope.KeyID) {
+	if r.doc == nil {
+		return
+	}
+	r.doc.mu.RLock()
+	defer r.doc.mu.RUnlock()
+	if id != r.doc.at.KeyID {
+		r.p.UnderOlder++
 	}
 }
 
@@ -271,6 +289,7 @@ func (r *prover) object(ctx context.Context, s store.Stored, raw []byte) {
 		return
 	}
 	r.open(ctx, place.Resource)
+	r.countOlder(place.KeyID)
 	switch {
 	case r.why == reasonErased:
 		r.p.Shredded++
@@ -283,6 +302,9 @@ func (r *prover) object(ctx context.Context, s store.Stored, raw []byte) {
 
 // proveObject opens an object under the name that it is stored by.
 func (d *Document) proveObject(name envelope.Name, s envelope.Sealed) error {
+	if place, ok := envelope.ObjectPlace(s); ok {
+		d.catchUp(place.KeyID)
+	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if err := d.unusable(); err != nil {

@@ -34,7 +34,7 @@ func (k DocumentKey) SealAnchor(at KeyPlace, a Anchor) ([]byte, error) {
 	b = binary.BigEndian.AppendUint64(b, a.Seq)
 	b = append(b, a.Chain[:]...)
 	b = binary.BigEndian.AppendUint64(b, a.Counter)
-	mac, err := k.anchorMAC(b)
+	mac, err := k.anchorMAC(at, b)
 	if err != nil {
 		return nil, fmt.Errorf("seal anchor: %w", err)
 	}
@@ -45,11 +45,11 @@ func (k DocumentKey) SealAnchor(at KeyPlace, a Anchor) ([]byte, error) {
 // ErrOpen; the place's epoch need not be the same.
 func (k DocumentKey) OpenAnchor(at KeyPlace, b []byte) (Anchor, error) {
 	kind, err := parsePreamble(b)
-	if err != nil || kind != kindAnchor || len(b) != AnchorBytes || !sameKey(readPlace(b), at) {
+	if err != nil || kind != kindAnchor || len(b) != AnchorBytes {
 		return Anchor{}, ErrOpen
 	}
 	facts, stored := b[:anchorFactsBytes], b[anchorFactsBytes:]
-	mac, err := k.anchorMAC(facts)
+	mac, err := k.anchorMAC(at, facts)
 	if err != nil || !hmac.Equal(mac, stored) {
 		return Anchor{}, ErrOpen
 	}
@@ -62,15 +62,15 @@ func (k DocumentKey) OpenAnchor(at KeyPlace, b []byte) (Anchor, error) {
 	}, nil
 }
 
-func (k DocumentKey) anchorMAC(facts []byte) (mac []byte, err error) {
-	err = k.use(func(b []byte) error {
-		key, err := hkdf.Key(sha256.New, b[:keyBytes], nil, info(labelAnchor, nil), sha256.Size)
+func (k DocumentKey) anchorMAC(at KeyPlace, b []byte) (mac []byte, err error) {
+	err = k.useAt(at, readPlace(b), func(document []byte) error {
+		key, err := hkdf.Key(sha256.New, document, nil, info(labelAnchor, nil), sha256.Size)
 		if err != nil {
 			return err
 		}
 		defer clear(key)
 		h := hmac.New(sha256.New, key)
-		h.Write(facts)
+		h.Write(b)
 		mac = h.Sum(nil)
 		return nil
 	})

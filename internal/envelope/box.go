@@ -28,7 +28,7 @@ func parseBox(b []byte, kind Kind) (header []byte, err error) {
 	}
 	size := boxHeaderBytes(kind)
 	plain := len(b) - size - sealBytes
-	if plain < 0 || plain > MaxPlaintextBytes || kind == KindDocumentKey && plain != documentKeyBytes {
+	if plain < 0 || plain > MaxPlaintextBytes || kind == KindDocumentKey && !documentKeySize(plain) {
 		return nil, fmt.Errorf("%w: %d bytes for kind %d", ErrFormat, len(b), kind)
 	}
 	return b[:size], nil

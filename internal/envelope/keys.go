@@ -7,11 +7,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
+	"time"
 )
 
 const (
 	keyBytes         = 32
-	documentKeyBytes = 64 // 32 B key, 32 B naming key
+	documentKeyBytes = 64 // 32 B key, 32 B naming key; see DocumentKey for what may follow
 )
 
 // errKeySize never says more: what was given may be most of a key.
@@ -102,16 +104,114 @@ func (k RootKey) UnwrapDocumentKey(s Sealed, r ResourceID, d DocumentHandle) (Do
 }
 
 // DocumentKey is the 256-bit key of one document, with the naming key under
-// which the document's objects are named. It redacts itself in every printed
-// form. It is safe for concurrent use, Wipe included. The zero DocumentKey is a
-// wiped one.
+// which the document's objects are named, and the keys that sealed before it: those open
+// what they sealed. It redacts itself in every printed form. It is safe for concurrent use,
+// Wipe included. The zero DocumentKey is a wiped one.
+//
+//	key 32 | naming key 32 | when it was made 8 (nanoseconds since 1970) | (id 8 | key 32) for each key before, the oldest first
+//
+// A first key may end after the naming key: then it is not known when it was made.
 type DocumentKey struct {
 	_ [0]func() // not comparable: == would compare addresses
 	*secret
 }
 
+const (
+	madeBytes  = 8
+	olderBytes = len(KeyID{}) + keyBytes
+
+	// MaxOlderKeys bounds how often a document's key is replaced.
+	MaxOlderKeys = 255
+)
+
+// documentKeySize says whether a document key may have so many bytes.
+func documentKeySize(n int) bool {
+	older := n - documentKeyBytes - madeBytes
+	return n == documentKeyBytes || older >= 0 && older%olderBytes == 0 && older/olderBytes <= MaxOlderKeys
+}
+
 // NewDocumentKey makes a random document key.
-func NewDocumentKey() DocumentKey { return DocumentKey{secret: randomSecret(documentKeyBytes)} }
+func NewDocumentKey() DocumentKey {
+	b := make([]byte, documentKeyBytes, documentKeyBytes+madeBytes)
+	rand.Read(b) // never fails, see crypto/rand
+	return DocumentKey{secret: newSecret(appendMade(b))}
+}
+
+func appendMade(b []byte) []byte {
+	return binary.BigEndian.AppendUint64(b, uint64(max(time.Now().UnixNano(), 1)))
+}
+
+// Made is when the key was made; zero: nobody knows.
+func (k DocumentKey) Made() (t time.Time) {
+	_ = k.use(func(b []byte) error { // of a wiped key nobody knows
+		if len(b) > documentKeyBytes {
+			t = time.Unix(0, int64(min(binary.BigEndian.Uint64(b[documentKeyBytes:]), math.MaxInt64))).UTC()
+		}
+		return nil
+	})
+	return t
+}
+
+// Older is how many keys were before this one.
+func (k DocumentKey) Older() (n int) {
+	_ = k.use(func(b []byte) error {
+		n = max(len(b)-documentKeyBytes-madeBytes, 0) / olderBytes
+		return nil
+	})
+	return n
+}
+
+// Next makes the key that seals from now on; k, whose id that is, and those before it open
+// what they sealed. Names stay.
+func (k DocumentKey) Next(id KeyID) (DocumentKey, error) {
+	var next DocumentKey
+	err := k.use(func(b []byte) error {
+		older := b[min(documentKeyBytes+madeBytes, len(b)):]
+		if len(older)/olderBytes >= MaxOlderKeys {
+			return fmt.Errorf("envelope: a document has at most %d keys", MaxOlderKeys+1)
+		}
+		n := make([]byte, keyBytes, documentKeyBytes+madeBytes+len(older)+olderBytes)
+		rand.Read(n) // never fails, see crypto/rand
+		n = appendMade(append(n, b[keyBytes:documentKeyBytes]...))
+		n = append(append(append(n, older...), id[:]...), b[:keyBytes]...)
+		next.secret = newSecret(n)
+		return nil
+	})
+	return next, err
+}
+
+// Has says whether what was sealed under the key of an id can be opened; current is the id
+// of the key that seals.
+func (k DocumentKey) Has(current, id KeyID) bool {
+	found := false
+	_ = k.use(func(b []byte) error { found = keyOf(b, current, id) != nil; return nil })
+	return found
+}
+
+// keyOf finds a key in b, that of a DocumentKey; nil if it is not there.
+func keyOf(b []byte, current, id KeyID) []byte {
+	if id == current {
+		return b[:keyBytes]
+	}
+	for older := b[min(documentKeyBytes+madeBytes, len(b)):]; len(older) > 0; older = older[olderBytes:] {
+		if KeyID(older[:len(id)]) == id {
+			return older[len(id):olderBytes]
+		}
+	}
+	return nil
+}
+
+// useAt lends the key that a place is sealed under; at is where k seals. ErrOpen if it is
+// not of that document, or has no such key.
+func (k DocumentKey) useAt(at, place KeyPlace, f func(key []byte) error) error {
+	return k.use(func(b []byte) error {
+		key := keyOf(b, at.KeyID, place.KeyID)
+		if key == nil || place.Resource != at.Resource || place.Document != at.Document {
+			return ErrOpen
+		}
+		return f(key)
+	})
+}
 
 // Wipe overwrites the key; every copy of k is then unusable, and so are its
 // segments and segment readers. It waits for uses under way. What AES expanded for

@@ -62,7 +62,7 @@ func TestNewKeysDiffer(t *testing.T) {
 		t.Error("root keys are alike or zero")
 	}
 	c, d := NewDocumentKey(), NewDocumentKey()
-	if bytes.Equal(c.bytes(), d.bytes()) || bytes.Equal(c.bytes()[:keyBytes], c.bytes()[keyBytes:]) || len(c.bytes()) != documentKeyBytes {
+	if bytes.Equal(c.bytes(), d.bytes()) || bytes.Equal(c.bytes()[:keyBytes], c.bytes()[keyBytes:documentKeyBytes]) || len(c.bytes()) != documentKeyBytes+madeBytes {
 		t.Error("document keys, or their halves, are alike")
 	}
 	e, f := NewServiceKey(), NewServiceKey()
@@ -183,7 +183,7 @@ func TestWipedKeysDoNothing(t *testing.T) {
 	copiedRoot.Wipe()
 	rk.Wipe() // twice does no harm
 
-	if !bytes.Equal(bytesOfDK, make([]byte, documentKeyBytes)) || !bytes.Equal(bytesOfRK, make([]byte, keyBytes)) {
+	if !bytes.Equal(bytesOfDK, make([]byte, documentKeyBytes+madeBytes)) || !bytes.Equal(bytesOfRK, make([]byte, keyBytes)) {
 		t.Error("the bytes of a wiped key are still there")
 	}
 	wantUnusable(t, uses)

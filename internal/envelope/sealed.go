@@ -92,11 +92,3 @@ func readPlace(b []byte) KeyPlace {
 		Epoch:    binary.BigEndian.Uint32(b[40:44]),
 	}
 }
-
-// sameKey says whether both places mean the same document key. The epoch may
-// differ: a document key outlives the root keys that wrap it, and the epoch in a
-// header is only what it was when the value was sealed.
-func sameKey(a, b KeyPlace) bool {
-	b.Epoch = a.Epoch
-	return a == b
-}

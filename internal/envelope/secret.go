@@ -95,7 +95,7 @@ func (s *secret) wipe() {
 func (s *secret) nameUnder(offset int, table, id string) Name {
 	var n Name
 	err := s.use(func(b []byte) error {
-		mac := hmac.New(sha256.New, b[offset:])
+		mac := hmac.New(sha256.New, b[offset:offset+keyBytes])
 		mac.Write(appendField(appendField(nil, table), id))
 		mac.Sum(n[:0])
 		return nil

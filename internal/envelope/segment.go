@@ -109,19 +109,16 @@ type SegmentReader struct {
 }
 
 // OpenSegment checks the header against its place and key commitment, ErrOpen if
-// it is not of this document and key; the place's epoch need not be the same. All
+// it is not of this document and key; the place's epoch need not be the same, and its key may be one before. All
 // that h.Place() returns is then what the segment's writer wrote.
 func OpenSegment(k DocumentKey, at KeyPlace, h Header) (*SegmentReader, error) {
 	if _, err := ParseHeader(h.b); err != nil {
 		return nil, ErrOpen
 	}
 	place := h.Place()
-	if !sameKey(place.KeyPlace, at) {
-		return nil, ErrOpen
-	}
 	var aead cipher.AEAD
-	err := k.use(func(b []byte) (err error) {
-		aead, err = openHeader(b[:keyBytes], h.b)
+	err := k.useAt(at, place.KeyPlace, func(key []byte) (err error) {
+		aead, err = openHeader(key, h.b)
 		return err
 	})
 	if err != nil {

@@ -86,22 +86,40 @@ func (s *Server) DeleteContainer(ctx context.Context, tenantID, id string) (cust
 // says that more of it was there. store.ErrNotFound if there is no such document, or
 // nothing to accept.
 func (s *Server) AcceptRollback(ctx context.Context, tenantID, id string) error {
+	resource, handle, err := s.find(ctx, tenantID, id)
+	if err != nil {
+		return err
+	}
+	return s.c.Custody.AcceptRollback(ctx, resource, handle)
+}
+
+// RotateContainerKey has what is new in a document sealed under a new key of its own; whoever
+// is connected goes on. store.ErrNotFound if it is not there.
+func (s *Server) RotateContainerKey(ctx context.Context, tenantID, id string) error {
+	resource, handle, err := s.find(ctx, tenantID, id)
+	if err != nil {
+		return err
+	}
+	return s.c.Custody.RotateDocument(ctx, resource, handle)
+}
+
+// find says under which handle a document is, of which resource; store.ErrNotFound if it is not
+// there.
+func (s *Server) find(ctx context.Context, tenantID, id string) (envelope.ResourceID, envelope.DocumentHandle, error) {
+	none := envelope.DocumentHandle{}
 	t, found, err := s.c.Tenants.Lookup(ctx, tenantID)
 	if err != nil {
-		return fmt.Errorf("look up tenant %s: %w", tenantID, err)
+		return t.Resource, none, fmt.Errorf("look up tenant %s: %w", tenantID, err)
 	}
 	r, _, err := s.record(ctx, tenantID, id)
 	if !found || errors.Is(err, errUnknownDocument) {
-		return fmt.Errorf("document %q: %w", id, store.ErrNotFound)
+		return t.Resource, none, fmt.Errorf("document %q: %w", id, store.ErrNotFound)
 	}
 	if err != nil {
-		return err
+		return t.Resource, none, err
 	}
 	handle, err := r.handle()
-	if err != nil {
-		return err
-	}
-	return s.c.Custody.AcceptRollback(ctx, t.Resource, handle)
+	return t.Resource, handle, err
 }
 
 func (s *Server) container(tenantID string, r documentRecord) Container {

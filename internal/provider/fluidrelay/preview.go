@@ -25,12 +25,14 @@ func (p *Provider) previewRoutes(one string) []arm.Route {
 	versions := []string{previewVersion}
 	var routes []arm.Route
 	if p.c.Containers != nil {
-		routes = append(routes, arm.Route{Method: "POST", Pattern: one + "/fluidRelayContainers/{container}/acceptRollback", Action: containerType + "/acceptRollback/action", Versions: versions, Handle: p.acceptRollback})
+		routes = append(routes, arm.Route{Method: "POST", Pattern: one + "/fluidRelayContainers/{container}/acceptRollback", Action: containerType + "/acceptRollback/action", Versions: versions, Handle: p.acceptRollback},
+			arm.Route{Method: "POST", Pattern: one + "/fluidRelayContainers/{container}/rotateKey", Action: containerType + "/rotateKey/action", Versions: versions, Handle: p.rotateContainerKey})
 	}
 	return append(routes, []arm.Route{
 		{Method: "GET", Pattern: one + "/encryptionStatus", Action: Type + "/encryptionStatus/read", Versions: versions, Handle: p.encryptionStatus},
 		{Method: "GET", Pattern: one + "/encryptionHistory", Action: Type + "/encryptionHistory/read", Versions: versions, Handle: p.encryptionHistory},
 		{Method: "POST", Pattern: one + "/checkEncryption", Action: Type + "/checkEncryption/action", Versions: versions, Handle: p.checkEncryptionOnly},
+		{Method: "POST", Pattern: one + "/rotateDocumentKeys", Action: Type + "/rotateDocumentKeys/action", Versions: versions, Handle: p.rotateDocumentKeys},
 		{Method: "POST", Pattern: one + "/drillEncryption", Action: Type + "/drillEncryption/action", Versions: versions, Handle: p.startDrill},
 		{Method: "GET", Pattern: one + "/encryptionDrill", Action: Type + "/encryptionDrill/read", Versions: versions, Handle: p.showDrill},
 		{Method: "GET", Pattern: arm.InSubscription + "/providers/" + namespace + "/keyUses", Action: namespace + "/keyUses/read", Versions: versions, Handle: p.keyUses},
@@ -48,6 +50,8 @@ func previewOperations(op func(resource, action, title, description string) oper
 		op(servers+"/encryptionStatus", "read", "Get the state of a server's key", "Gets whether the key of a Fluid Relay server can be used, why not, and when it is asked about next."),
 		op(servers+"/encryptionHistory", "read", "Get the history of a server's key", "Lists the key versions that wrapped the root key of a Fluid Relay server."),
 		op(servers, "checkEncryption/action", "Check an encryption configuration", "Checks everything that creating or updating a Fluid Relay server checks, and changes nothing."),
+		op(servers, "rotateDocumentKeys/action", "Replace the keys of all containers", "Has new data of each container of a Fluid Relay server sealed under a new key of that container."),
+		op(servers+"/fluidRelayContainers", "rotateKey/action", "Replace a container's key", "Has new data of a container sealed under a new key."),
 		op(servers, "drillEncryption/action", "Rehearse the loss of a server's key", "Plays a refusal of the key store's for one Fluid Relay server, which stops and comes back, and measures it."),
 		op(servers+"/encryptionDrill", "read", "Get the report of a drill", "Gets what the newest drill of a Fluid Relay server measured."),
 		{Name: namespace + "/proveEncryption/action", Display: display{namespace, "proveEncryption", "Prove that everything is sealed", "Walks through everything stored and opens it."}},

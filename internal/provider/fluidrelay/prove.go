@@ -24,6 +24,8 @@ type wireProof struct {
 	Objects   int            `json:"objects"`
 	Bytes     int64          `json:"sealedBytes"`
 	KeyIDs    map[string]int `json:"documentsByKey"`
+	Keys      int            `json:"documentKeys"`           // those of before among them
+	Older     int            `json:"underOlderDocumentKeys"` // segments and objects
 	Loose     int            `json:"looseBlobs"`
 	Shredded  int            `json:"shreddedValues"`
 	Unproven  map[string]int `json:"unprovenDocuments"`
@@ -34,7 +36,7 @@ type wireProof struct {
 func newWireProof(p custody.Proof) wireProof {
 	w := wireProof{
 		State: "Running", Started: when(p.Started), Ended: when(p.Ended), Error: p.Err, Rows: p.Rows, Documents: p.Documents, Headers: p.Headers,
-		Records: p.Records, Objects: p.Objects, Bytes: p.Bytes, KeyIDs: p.KeyIDs, Loose: p.Loose, Shredded: p.Shredded, Unproven: p.Unproven, Failed: p.Failed, Failures: p.Failures,
+		Records: p.Records, Objects: p.Objects, Bytes: p.Bytes, KeyIDs: p.KeyIDs, Keys: p.DocumentKeys, Older: p.UnderOlder, Loose: p.Loose, Shredded: p.Shredded, Unproven: p.Unproven, Failed: p.Failed, Failures: p.Failures,
 	}
 	if w.Failures == nil {
 		w.Failures = []string{}

@@ -69,6 +69,16 @@ func (c *containers) AcceptRollback(_ context.Context, _, id string) error {
 	return nil
 }
 
+func (c *containers) RotateContainerKey(_ context.Context, _, id string) error {
+	switch id {
+	case "doc-A":
+		return nil
+	case "doc-B":
+		return &custody.UnusableError{Reason: "KeyDisabled"}
+	}
+	return store.ErrNotFound
+}
+
 func (c *containers) DeleteContainer(_ context.Context, _, id string) (custody.Receipt, error) {
 	if id != "doc-A" {
 		return custody.Receipt{}, store.ErrNotFound

@@ -33,6 +33,7 @@ type Custody interface {
 	History(ctx context.Context, r envelope.ResourceID) ([]custody.Wrap, error)
 	KeyID(ctx context.Context, r envelope.ResourceID) (string, error)
 	LookSooner(host, name string)
+	RotateDocuments(ctx context.Context, r envelope.ResourceID) (int, error)
 	StartProof() error
 	LastProof() (custody.Proof, error)
 	StartDrill(ctx context.Context, r envelope.ResourceID, hold time.Duration) (custody.Drill, error)
@@ -95,6 +96,9 @@ type Containers interface {
 	// AcceptRollback has a document served though its log was put back to an older
 	// state; store.ErrNotFound if there is no such document, or no reason.
 	AcceptRollback(ctx context.Context, tenantID, id string) error
+	// RotateContainerKey replaces a document's key; store.ErrNotFound if there is no such
+	// document, *custody.UnusableError if the relay's key cannot be used.
+	RotateContainerKey(ctx context.Context, tenantID, id string) error
 }
 
 // Container is a document as the management plane shows it.
