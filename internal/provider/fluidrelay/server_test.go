@@ -165,7 +165,6 @@ func TestBadRequests(t *testing.T) {
 		{"ReadOnlyState", "PUT", serverPath("s2"), `{"location":"westus2","properties":{"provisioningState":"Failed"}}`, 400, "ReadOnlyProperty"},
 		{"LongName", "PUT", serverPath(strings.Repeat("x", 51)), `{"location":"westus2"}`, 400, "InvalidResourceName"},
 		{"NameWithDot", "PUT", serverPath("a.b"), `{"location":"westus2"}`, 400, "InvalidResourceName"},
-		{"TagsTwice", "PATCH", serverPath("s1"), `{"tags":{"a":"b"},"tags":{"c":"d"}}`, 400, "InvalidRequestContent"},
 		{"TooManyTags", "PUT", serverPath("s2"), `{"location":"westus2","tags":{` + manyTags(51) + `}}`, 400, "TooManyTags"},
 		{"UnknownIdentityType", "PUT", serverPath("s2"), `{"location":"westus2","identity":{"type":"Mine"}}`, 400, "InvalidIdentityType"},
 		{"IdentityTypeMissing", "PUT", serverPath("s2"), fmt.Sprintf(`{"location":"westus2","identity":{"userAssignedIdentities":{%q:{}}}}`, f.id1), 400, "InvalidIdentityType"},

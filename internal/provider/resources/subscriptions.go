@@ -164,7 +164,7 @@ func typeOf(route arm.Route, namespace string) string {
 		return "resourceGroups"
 	}
 	_, path, ok := strings.Cut(route.Pattern, "/providers/"+namespace+"/")
-	if !ok || route.Method != "GET" {
+	if !ok || route.Method != "GET" || strings.HasSuffix(route.Action, "/action") {
 		return ""
 	}
 	var types []string
