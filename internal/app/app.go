@@ -76,6 +76,8 @@ type surroundings struct {
 	engine func(context.Context, Config, prometheus.Registerer) (store.Store, error)
 	// toKeyStores is put between the key stores' clients and the key stores.
 	toKeyStores func(http.RoundTripper) http.RoundTripper
+	// token is in the place of the PKCS#11 token; nil: the one that Config names.
+	token vault.Token
 	// azureHTTP is the way to Azure; nil: the network.
 	azureHTTP http.RoundTripper
 }
@@ -112,8 +114,10 @@ func openIn(ctx context.Context, c Config, in surroundings) (_ *App, err error) 
 			return nil, err
 		}
 	}
-	if a.token, a.closeToken, err = a.c.PKCS11.open(); err != nil {
-		return nil, err
+	if a.token = in.token; a.token == nil {
+		if a.token, a.closeToken, err = a.c.PKCS11.open(); err != nil {
+			return nil, err
+		}
 	}
 	if err := a.openStore(ctx); err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tidelock/tidelock/internal/keystore/keystoretest"
 	"github.com/tidelock/tidelock/internal/vault"
+	"github.com/tidelock/tidelock/internal/vault/vaulttest"
 )
 
 const sentence = "Unexpected error happened when configuring CMK"
@@ -196,6 +197,50 @@ func TestScenario10EverySizeAndKind(t *testing.T) {
 				t.Errorf("%s is %+v", name, r.status())
 			}
 		}
+	})
+}
+
+func TestScenario10OnAManagedHSM(t *testing.T) {
+	if testing.Short() {
+		t.Skip("makes keys of 4096 bits, which takes seconds")
+	}
+	scenario(t, func(w *world) {
+		w.stop()
+		w.hardware = vaulttest.NewToken()
+		w.start()
+		w.want(200, w.arm("PUT", w.group()+"/providers/Microsoft.KeyVault/managedHSMs/hsm1", "2023-07-01", map[string]any{
+			"location": location, "sku": map[string]string{"family": "B", "name": "Standard_B1"},
+			"properties": map[string]any{"tenantId": w.profile.DirectoryID, "initialAdminObjectIds": []string{w.profile.ObjectID}, "enablePurgeProtection": true},
+		}))
+		hsm := func(method, path string, body any) reply {
+			t.Helper()
+			return w.want(200, w.send(method, "https://hsm1."+w.profile.HSMSuffix+path+"?api-version=7.4", w.token("https://managedhsm.azure.net"), body))
+		}
+		const cryptoUser, serviceUser = "21dbd100-6940-42c2-9190-5d6cb909625b", "33413926-3206-4cdd-b39a-83574fe37a17"
+		for principal, role := range map[string]string{w.profile.ObjectID: cryptoUser, w.oid1: serviceUser} {
+			hsm("PUT", "/providers/Microsoft.Authorization/roleAssignments/"+principal, map[string]any{
+				"properties": map[string]string{"roleDefinitionId": role, "principalId": principal},
+			})
+		}
+		documents := map[string]string{}
+		for _, bits := range []int{2048, 3072, 4096} {
+			name := fmt.Sprintf("key-%d", bits)
+			time.Sleep(10 * time.Second) // of the bubble: an HSM makes so many keys in that time
+			var made struct{ Key struct{ KID string } }
+			w.decode(hsm("POST", "/keys/"+name+"/create", map[string]any{"kty": "RSA-HSM", "key_size": bits}), &made)
+			r := w.newRelay(name, made.Key.KID)
+			documents[name] = r.document().ID
+		}
+		w.pause(0)
+		for name, id := range documents {
+			r := w.made(name, w.arm("GET", w.relayPath(name), released, nil))
+			if _, err := w.endpoint(r).Deltas(w.t.Context(), id, 0, 0); err != nil || !r.is("Healthy", "") {
+				t.Errorf("%s: %v, %+v", name, err, r.status())
+			}
+		}
+		// Refused keys and HSMs stop service as those of vaults do.
+		w.want(200, w.send("DELETE", "https://hsm1."+w.profile.HSMSuffix+"/providers/Microsoft.Authorization/roleAssignments/"+w.oid1+"?api-version=7.4", w.token("https://managedhsm.azure.net"), nil))
+		w.made("key-2048", w.arm("GET", w.relayPath("key-2048"), released, nil)).becomes("Unusable", "AccessDeniedUnclassified", stopWithin) // an HSM does not say why
 	})
 }
 

@@ -29,6 +29,7 @@ import (
 	"github.com/tidelock/tidelock/internal/provider/resources"
 	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/store/memory"
+	"github.com/tidelock/tidelock/internal/vault"
 )
 
 // world is a whole server in one process, for the acceptance scenarios: its own store,
@@ -37,12 +38,13 @@ import (
 // synctest bubble its minutes pass at once. It comes with the group rg1, the vault kv1
 // with the key kek, and the identities id1 and id2, which may use keys of kv1.
 type world struct {
-	t      *testing.T
-	data   string
-	config Config
-	store  *memory.Store
-	faults *keystoretest.Transport // in front of the vaults; takes effect over restarts
-	log    *logBook
+	t        *testing.T
+	data     string
+	config   Config
+	store    *memory.Store
+	hardware vault.Token             // from the next start on; nil: there is none
+	faults   *keystoretest.Transport // in front of the vaults; takes effect over restarts
+	log      *logBook
 
 	app     *App
 	stop    func() // an orderly end of the server; the store stays
@@ -112,7 +114,7 @@ func (w *world) start() {
 	w.net = &memoryNet{listeners: map[string]*memoryListener{}}
 	var err error
 	w.app, err = openIn(w.t.Context(), w.config, surroundings{
-		listen: w.net.listen,
+		listen: w.net.listen, token: w.hardware,
 		engine: func(context.Context, Config, prometheus.Registerer) (store.Store, error) {
 			return keptStore{w.store}, nil
 		},
