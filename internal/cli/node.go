@@ -58,6 +58,7 @@ func (o *Options) nodeDrainCommand() *cobra.Command {
 		long: "Has a node give up its documents, in order and without losing an op; their clients reconnect once. Returns when\n" +
 			"none is left, or after --wait. 'tidelock node uncordon' undoes it, and so does a new start.",
 		done:    func(n node) bool { return n.Properties.State == "Draining" && n.Properties.Documents == 0 },
+		settles: drainSettles,
 		waitFor: "how long to wait for its documents to be gone",
 	})
 }
@@ -72,10 +73,15 @@ func (o *Options) nodeUncordonCommand() *cobra.Command {
 	})
 }
 
+// drainSettles: a node takes documents until all others know that it does not, for some 3 s, and
+// how many it has is listed up to 3 s late.
+const drainSettles = 6 * time.Second
+
 // nodeOrder is a command that a node carries out, which shows in how it is listed.
 type nodeOrder struct {
 	verb, short, long string
 	done              func(node) bool
+	settles           time.Duration // done counts only so long after the order
 	waitFor           string
 }
 
@@ -169,12 +175,13 @@ func findNode(ctx context.Context, client *Client, name string) (node, error) {
 }
 
 func awaitOrder(ctx context.Context, client *Client, name string, order nodeOrder, wait time.Duration) (node, error) {
-	for end := time.Now().Add(wait); ; {
+	for start := time.Now(); ; {
 		n, err := findNode(ctx, client, name)
-		if err != nil || order.done(n) {
+		since := time.Since(start)
+		if err != nil || since >= order.settles && order.done(n) {
 			return n, err
 		}
-		if time.Now().After(end) {
+		if since >= max(wait, order.settles) {
 			return n, fmt.Errorf("%s after the order to %s node %s is %s and has %d documents; it goes on", wait, order.verb, name, n.Properties.State, n.Properties.Documents)
 		}
 		select {
