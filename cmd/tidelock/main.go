@@ -24,7 +24,7 @@ func main() {
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	options := &cli.Options{Out: out, Err: errOut, ProfilePath: app.ProfilePath}
 	root := cli.NewRoot(options)
-	root.AddCommand(serveCommand(options), quickstartCommand(options), proxyCommand(options), dataCommand(options), versionCommand(options))
+	root.AddCommand(serveCommand(options), quickstartCommand(options), proxyCommand(options), dataCommand(options), backupCommand(options), versionCommand(options))
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {

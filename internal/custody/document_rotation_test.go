@@ -250,3 +250,29 @@ func TestDocumentKeyReplacedByAnotherProcess(t *testing.T) {
 	// What this one sealed meanwhile is under the key of before, which is still there.
 	mustOpen(t, there, "b", mustSeal(t, here, "b", "text"), "text")
 }
+
+// A log that is put back goes on in a segment of its own: what is sealed twice under one
+// sequence number is not sealed twice under one key.
+func TestRestoredCopyBeginsANewSegment(t *testing.T) {
+	f := newFixture(t)
+	r := f.resource(Settings{})
+	h := f.document(r).Handle()
+	seen := map[string]bool{} // salts of segments, which make their keys
+	// Both go on behind the same state: the original, and the copy that was restored.
+	for what, disk := range map[string]*rowStore{"original": f.store, "copy": f.store.clone()} {
+		g := &fixture{t: t, vault: f.vault, store: disk, service: f.service, log: &bytes.Buffer{}}
+		g.start()
+		w := g.open(r, h).NewWriter(store.Claim{Term: 1}, EmptyTail(0))
+		a, err := w.Seal(1, 1, []byte("op"))
+		g.Keeper.Close()
+		if err != nil || a.Header == nil {
+			t.Fatalf("%s: no segment of its own, %v", what, err)
+		}
+		b := a.Header.Bytes()
+		salt := string(b[108:124])
+		if seen[salt] {
+			t.Errorf("%s: a segment id came twice", what)
+		}
+		seen[salt] = true
+	}
+}

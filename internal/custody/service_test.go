@@ -366,3 +366,33 @@ func TestServiceKeyCannotBeSaved(t *testing.T) {
 		t.Errorf("versions after a failed rotation: %v", v)
 	}
 }
+
+func TestBackupThatIsTooOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOwner(t)
+		o.resource(Settings{})
+		copied := o.store.clone()
+		o.Keeper.Close()
+		verify := func() BackupNeeds {
+			t.Helper()
+			needs, err := VerifyBackup(t.Context(), copied, o.service, o.secret)
+			if err != nil || len(needs.ServiceKeys) != 1 || !needs.ServiceKeys[0].Present || len(needs.Relays) != 1 || needs.Relays[0].KeyID != "service" {
+				t.Fatalf("%+v, %v", needs, err)
+			}
+			return needs
+		}
+		if needs := verify(); needs.Relays[0].Problem != "" || needs.Relays[0].Day.IsZero() {
+			t.Errorf("a copy of today: %+v", needs)
+		}
+		time.Sleep((retentionDays + 2) * day)
+		o.restart() // the retention key moves on
+		synctest.Wait()
+		if needs := verify(); needs.Relays[0].Problem != errRetention.Error() || !needs.Oldest.After(needs.Relays[0].Day) {
+			t.Errorf("an old copy: %+v", needs)
+		}
+		// Nor is one that needs a version of the service key that is gone.
+		if needs, err := VerifyBackup(t.Context(), copied, envelope.NewServiceKey(), o.secret); err != nil || needs.ServiceKeys[0].Present || len(needs.Relays) != 0 {
+			t.Errorf("without the version: %+v, %v", needs, err)
+		}
+	})
+}
