@@ -129,6 +129,8 @@ func TestInspectFindsWhatIsWrong(t *testing.T) {
 	}
 
 	// What is in no value, such as a file that somebody forgot.
+	// Another text than above, which the engine's files may hold still.
+	const canary = "a text that only the stray file has"
 	stray := filepath.Join(r.data, "stray")
 	for name, content := range map[string]string{
 		"Plain":       canary,
