@@ -20,8 +20,8 @@ type policiesView struct {
 func (p *Provider) putPolicies(ctx context.Context, r *arm.Request) (*arm.Response, error) {
 	id := r.ID
 	id.Types, id.Names = id.Types[:1], id.Names[:1]
-	defer p.locks.Lock(strings.ToLower(id.Name()))()
-	row, err := p.row(ctx, id)
+	defer p.vaults.lock(id.Name())()
+	row, err := p.vaults.row(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +43,7 @@ func (p *Provider) putPolicies(ctx context.Context, r *arm.Request) (*arm.Respon
 	}
 	next := row.Value
 	next.Properties.Policies = policies
-	if _, err := p.store(ctx, r, next, &row.Value.Properties, row.Revision); err != nil {
+	if _, err := p.vaults.store(ctx, r, next, &row.Value, row.Revision); err != nil {
 		return nil, err
 	}
 	view := policiesView{ID: next.ID + "/accessPolicies/", Name: operation, Type: Type + "/accessPolicies"}
