@@ -2,6 +2,7 @@ package custody
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -37,15 +38,25 @@ func (f *fixture) record(r envelope.ResourceID) *wrapRecord {
 // turnNow ends the epoch, whether it is time or not.
 func (f *fixture) turnNow(r envelope.ResourceID) error {
 	f.t.Helper()
+	f.epochDue(r)
+	return endEpoch(f.t.Context(), f.Keeper, r)
+}
+
+// epochDue has r's epoch used up.
+func (f *fixture) epochDue(r envelope.ResourceID) {
+	f.t.Helper()
 	if err := f.Admit(f.t.Context(), r); err != nil {
 		f.t.Fatalf("admit: %v", err)
 	}
 	f.Keeper.mu.Lock()
 	f.Keeper.roots[r].wraps = epochWraps
 	f.Keeper.mu.Unlock()
+}
+
+// endEpoch ends the epoch of r, also while k's own housekeeping is at it.
+func endEpoch(ctx context.Context, k *Keeper, r envelope.ResourceID) error {
 	for {
-		// The keeper's own housekeeping may be at it, too.
-		if _, err := f.turn(f.t.Context(), r); !errors.Is(err, store.ErrConflict) {
+		if _, err := k.turn(ctx, r); !errors.Is(err, store.ErrConflict) {
 			return err
 		}
 	}

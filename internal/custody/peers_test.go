@@ -348,7 +348,7 @@ func TestEpochAndRotationOnOneNodeComeToAll(t *testing.T) {
 		first.mu.Lock()
 		first.roots[r].wraps = epochWraps
 		first.mu.Unlock()
-		if _, err := first.turn(t.Context(), r); err != nil {
+		if err := endEpoch(t.Context(), first.Keeper, r); err != nil {
 			t.Fatal(err)
 		}
 		p.vault.addVersion(version2)

@@ -214,14 +214,15 @@ func TestScenario23InTheEmbeddedVault(t *testing.T) {
 // heldStore holds up the first write of several rows of which the first is the given one.
 type heldStore struct {
 	*rowStore
-	at            atomic.Pointer[store.RowKey]
-	reached, goOn chan struct{}
+	at                  atomic.Pointer[store.RowKey]
+	reached, goOn, done chan struct{}
 }
 
 func (s *heldStore) WriteRows(ctx context.Context, writes []store.RowWrite) error {
 	if at := s.at.Load(); at != nil && len(writes) > 2 && writes[0].RowKey == *at && s.at.CompareAndSwap(at, nil) {
 		close(s.reached)
 		<-s.goOn
+		defer close(s.done)
 	}
 	return s.rowStore.WriteRows(ctx, writes)
 }
@@ -235,7 +236,7 @@ func TestRescueWhileTheEpochEnds(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := newRetained(t)
-				held := &heldStore{rowStore: f.store, reached: make(chan struct{}), goOn: make(chan struct{})}
+				held := &heldStore{rowStore: f.store, reached: make(chan struct{}), goOn: make(chan struct{}), done: make(chan struct{})}
 				f.under = held
 				f.restart()
 				r, other := f.resource(versionless), f.resource(versionless)
@@ -244,9 +245,10 @@ func TestRescueWhileTheEpochEnds(t *testing.T) {
 				f.vault.addVersion(version2)
 
 				// The epoch's last write waits: its record is under version 1.
-				current, ended := f.recordKey(r, currentID), make(chan error)
+				current := f.recordKey(r, currentID)
 				held.at.Store(&current)
-				go func() { ended <- f.turnNow(r) }()
+				f.epochDue(r)
+				go f.look(t.Context(), r)
 				<-held.reached
 				f.vault.mu.Lock()
 				wraps := 0
@@ -259,9 +261,7 @@ func TestRescueWhileTheEpochEnds(t *testing.T) {
 						return
 					}
 					close(held.goOn)
-					if err := <-ended; err != nil {
-						t.Errorf("end the epoch: %v", err)
-					}
+					<-held.done
 				}
 				f.vault.onWrap = hook
 				f.vault.mu.Unlock()
