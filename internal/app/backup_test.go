@@ -10,9 +10,9 @@ import (
 	"github.com/tidelock/tidelock/internal/app"
 )
 
-// TestBackupVerify: a copy of the data says which versions of the service key it needs, and
+// TestScenario39WhatACopyNeeds: a copy of the data says which versions of the service key it needs, and
 // whether the retention key still opens it.
-func TestBackupVerify(t *testing.T) {
+func TestScenario39WhatACopyNeeds(t *testing.T) {
 	r := newRig(t)
 	document := writeDocument(t, r.endpoint)
 	r.stop()
