@@ -8,7 +8,9 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/store/postgres/pgtest"
+	"github.com/tidelock/tidelock/internal/store/storetest"
 )
 
 func TestManyNodesMigrateAtOnce(t *testing.T) {
@@ -50,6 +52,46 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 	}
 	if want := "version 9000 (from-tomorrow), made by a newer Tidelock"; !strings.Contains(err.Error(), want) {
 		t.Errorf("got %q, want %q in it", err, want)
+	}
+}
+
+// What the first version of the schema holds is there, and goes on, after an upgrade.
+func TestEarlierSchemaIsUpgraded(t *testing.T) {
+	url := pgtest.Shared(t).NewDatabase(t)
+	e := openURL(t, url)
+	d := storetest.NewDoc(t)
+	c, err := e.Claim(t.Context(), d.Handle)
+	if err == nil {
+		err = e.Append(t.Context(), d.Append(c, 0, 1, "before"))
+	}
+	object := d.Object("id", "before")
+	if err == nil {
+		err = e.PutObjects(t.Context(), d.Handle, []store.Object{object})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Back to the first version, which such data has no need of more than.
+	for _, sql := range []string{
+		"ALTER TABLE objects DROP COLUMN blob", "ALTER TABLE objects DROP COLUMN blob_bytes", "DROP TABLE blobs",
+		"DELETE FROM schema_versions WHERE version > 1",
+	} {
+		if _, err := e.Pool().Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.Close()
+
+	e = openURL(t, url)
+	got, err := e.Read(t.Context(), d.Handle, 1, 9, 0)
+	if err != nil || got.Head != 1 || len(got.Records) != 1 {
+		t.Errorf("the log after the upgrade: %+v, %v", got, err)
+	}
+	if has, err := e.HasObject(t.Context(), d.Handle, object.Name); err != nil || !has {
+		t.Errorf("the object after the upgrade: %t, %v", has, err)
+	}
+	if err := e.Append(t.Context(), d.Append(c, 1, 2, "after")); err != nil {
+		t.Errorf("an append after the upgrade: %v", err)
 	}
 }
 
