@@ -198,6 +198,8 @@ func (c *Client) Echo(ctx context.Context) (time.Duration, error) {
 		return time.Since(start), nil
 	case <-c.done:
 		return 0, ErrNotConnected
+	case <-time.After(connectTimeout):
+		return 0, errors.New("the service does not answer a latency probe")
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/tidelock/tidelock/internal/arm"
-	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/provider/tracked"
 	"github.com/tidelock/tidelock/internal/store"
 )
@@ -90,19 +89,6 @@ func (p *Provider) listAssociated(ctx context.Context, r *arm.Request) (*arm.Res
 	return page, nil
 }
 
-type wireSystem struct {
-	ID         string            `json:"id"`
-	Name       string            `json:"name"`
-	Type       string            `json:"type"`
-	Location   string            `json:"location"`
-	Tags       map[string]string `json:"tags"`
-	Properties struct {
-		TenantID    entra.DirectoryID `json:"tenantId"`
-		PrincipalID string            `json:"principalId"`
-		ClientID    string            `json:"clientId"`
-	} `json:"properties"`
-}
-
 // systemAssigned shows the identity that a resource has of its own.
 func (p *Provider) systemAssigned(ctx context.Context, r *arm.Request) (*arm.Response, error) {
 	missing := &arm.Error{Status: http.StatusNotFound, Code: "ResourceNotFound", Message: "The resource '" + r.ID.String() + "' is not there, or has no system-assigned identity."}
@@ -123,7 +109,7 @@ func (p *Provider) systemAssigned(ctx context.Context, r *arm.Request) (*arm.Res
 	if err != nil {
 		return nil, err
 	}
-	w := wireSystem{ID: holder.ID + "/providers/" + systemType + "/default", Name: "default", Type: systemType, Location: holder.Location, Tags: holder.Tags}
+	w := wire{ID: holder.ID + "/providers/" + systemType + "/default", Name: "default", Type: systemType, Location: holder.Location, Tags: holder.Tags}
 	if w.Tags == nil {
 		w.Tags = map[string]string{}
 	}
