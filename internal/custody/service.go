@@ -33,6 +33,7 @@ const (
 	serviceLookEvery = time.Minute
 	servicePassEvery = 24 * time.Hour // while there is an older version; oftener until nothing is under it
 	servicePage      = 256
+	serviceAgain     = time.Second           // after a pass that others wrote into
 	servicePause     = 10 * time.Millisecond // after each page that changed: others want the disk, too
 )
 
@@ -41,6 +42,9 @@ type serviceRow struct {
 	Version int       `json:"version"`
 	Number  uint32    `json:"number"`
 	Since   time.Time `json:"since"` // it seals
+	// What the last pass found: of the newest version alone, by the node that leads.
+	Left     int       `json:"left,omitzero"`     // values under an older version
+	Resealed time.Time `json:"resealed,omitzero"` // nothing is under an older version since
 }
 
 // ServiceKeyFile keeps the service key outside of the data.
@@ -74,8 +78,7 @@ type ServiceKeys struct {
 
 	mu     sync.Mutex // held while anything changes; guards what follows
 	inUse  []inUse    // by number
-	left   int        // values under an older version after the last pass
-	passed time.Time  // when that ended; zero: none did
+	passed time.Time  // when this process's last pass ended; zero: none did
 	clean  bool       // it found nothing under an older version
 }
 
@@ -129,6 +132,14 @@ func OpenServiceKeys(ctx context.Context, c ServiceKeysConfig) (*ServiceKeys, er
 		return nil, err
 	}
 	return s, s.settle(ctx)
+}
+
+// newest is the row in use of the version that seals; nil before Begin. s.mu is held.
+func (s *ServiceKeys) newest() *inUse {
+	if len(s.inUse) == 0 {
+		return nil
+	}
+	return &s.inUse[len(s.inUse)-1]
 }
 
 // Begin writes the first row in use of new data, or of data from before there were any.
@@ -225,7 +236,16 @@ func (s *ServiceKeys) use(ctx context.Context, v envelope.ServiceVersion) error 
 	if !ok {
 		return fmt.Errorf("the service key has no version %d", v.Number)
 	}
-	in := inUse{serviceRow: serviceRow{Version: 1, Number: v.Number, Since: time.Now().UTC()}, key: store.RowKey{Table: tableServiceKeys, Name: inUseName(v)}, revision: 1}
+	in := inUse{serviceRow: serviceRow{Version: 1, Number: v.Number, Since: time.Now().UTC()}, key: store.RowKey{Table: tableServiceKeys, Name: inUseName(v)}}
+	if err := s.writeInUse(ctx, only, &in, store.Absent); err != nil {
+		return err
+	}
+	s.inUse = append(s.inUse, in)
+	return nil
+}
+
+// writeInUse seals and writes a row in use under its own version.
+func (s *ServiceKeys) writeInUse(ctx context.Context, only envelope.ServiceKey, in *inUse, expect store.Expect) error {
 	raw, err := json.Marshal(in.serviceRow)
 	if err != nil {
 		return fmt.Errorf("encode a row of %s: %w", tableServiceKeys, err)
@@ -234,10 +254,39 @@ func (s *ServiceKeys) use(ctx context.Context, v envelope.ServiceVersion) error 
 	if err != nil {
 		return fmt.Errorf("seal a row of %s: %w", tableServiceKeys, err)
 	}
-	if err := s.c.Store.WriteRows(ctx, []store.RowWrite{{RowKey: in.key, Value: &value, Expect: store.Absent}}); err != nil {
+	if err := s.c.Store.WriteRows(ctx, []store.RowWrite{{RowKey: in.key, Value: &value, Expect: expect}}); err != nil {
 		return fmt.Errorf("write a row of %s: %w", tableServiceKeys, err)
 	}
-	s.inUse = append(s.inUse, in)
+	in.revision++
+	return nil
+}
+
+// found writes down for all nodes what a pass found, if that is news; s.mu is held.
+func (s *ServiceKeys) found(ctx context.Context, left int) error {
+	was := s.newest()
+	if left == was.Left && s.clean == !was.Resealed.IsZero() {
+		return nil
+	}
+	in := *was
+	in.Left, in.Resealed = left, time.Time{}
+	if s.clean {
+		in.Resealed = s.passed.UTC()
+	}
+	only, ok := s.c.Service.Version(in.Number)
+	if !ok {
+		return fmt.Errorf("the service key has no version %d", in.Number)
+	}
+	err := s.writeInUse(ctx, only, &in, store.AtRevision(was.revision))
+	if errors.Is(err, store.ErrConflict) { // another node was faster
+		return s.readInUse(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	*was = in
+	if s.c.Tell != nil {
+		s.c.Tell()
+	}
 	return nil
 }
 
@@ -298,6 +347,9 @@ func (s *ServiceKeys) Rotate(ctx context.Context) (lacking []string, err error) 
 	}
 	if s.c.Lacking != nil {
 		if lacking = s.c.Lacking(shortID(next)); len(lacking) > 0 {
+			if s.c.Tell != nil {
+				s.c.Tell() // to look at their files, which may have been replaced
+			}
 			return lacking, nil
 		}
 	}
@@ -331,7 +383,7 @@ func (s *ServiceKeys) stage() (envelope.ServiceVersion, error) {
 }
 
 // Status returns the versions, the oldest first, and how many values were under an older one
-// when that was last looked at; done says that there were none.
+// when a node last looked at them; done says that there were none.
 func (s *ServiceKeys) Status() (all []ServiceKeyVersion, left int, done bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -355,7 +407,10 @@ func (s *ServiceKeys) Status() (all []ServiceKeyVersion, left int, done bool) {
 		}
 		all = append(all, one)
 	}
-	return all, s.left, s.clean || len(s.inUse) < 2
+	if len(s.inUse) < 2 {
+		return all, 0, true
+	}
+	return all, s.newest().Left, !s.newest().Resealed.IsZero()
 }
 
 // IDs are those of all versions in the file, for the other nodes.
@@ -429,14 +484,21 @@ func (s *ServiceKeys) pass(ctx context.Context, k *Keeper) error {
 	if err != nil {
 		return err
 	}
-	s.left, s.passed, s.clean = p.left, time.Now(), p.found == 0 && p.sealing == s.c.Service.Sealing()
+	if p.sealing != s.c.Service.Sealing() { // a version came meanwhile
+		s.Look()
+		return nil
+	}
+	s.passed, s.clean = time.Now(), p.found == 0
 	if p.found > 0 {
 		s.c.Log.InfoContext(ctx, "sealed anew under the newest version of the service key", "values", p.found-p.left, "left", p.left)
 	}
-	if p.left < p.found {
-		s.Look() // once more: a pass that finds nothing is the proof
+	switch { // once more: a pass that finds nothing is the proof
+	case p.left < p.found:
+		s.Look()
+	case p.stuck < p.left:
+		time.AfterFunc(serviceAgain, s.Look)
 	}
-	return nil
+	return s.found(ctx, p.left)
 }
 
 type servicePass struct {
@@ -445,6 +507,7 @@ type servicePass struct {
 	sealing uint32
 	found   int // values under an older version
 	left    int // of them, those that still are
+	stuck   int // of these, those that another pass will not bring further
 }
 
 func (p *servicePass) all(ctx context.Context) error {
@@ -503,6 +566,7 @@ func (p *servicePass) row(ctx context.Context, row store.Row) (*store.Resealed, 
 		// version goes while there is such a row.
 		p.found++
 		p.left++
+		p.stuck++
 		p.c.Log.ErrorContext(ctx, "a row opens under no version of the service key", "table", string(row.Table))
 		return nil, nil
 	}
@@ -534,6 +598,7 @@ func (p *servicePass) rootKey(ctx context.Context, raw []byte) bool {
 	}
 	p.left++
 	if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) {
+		p.stuck++
 		p.c.Log.ErrorContext(ctx, "a root key is not under the newest version of the service key yet", "err", err)
 	}
 	return false

@@ -50,6 +50,7 @@ type owner struct {
 	keys *ServiceKeys
 
 	lacking []string // nodes that have not the next version
+	follows bool     // another node leads
 }
 
 func newOwner(t *testing.T) *owner {
@@ -71,7 +72,7 @@ func newOwner(t *testing.T) *owner {
 func (o *owner) openKeys() (err error) {
 	o.keys, err = OpenServiceKeys(o.t.Context(), ServiceKeysConfig{
 		Store: o.store, Service: o.service, File: o.file, RetentionDays: retentionDays,
-		Lacking: func(string) []string { return o.lacking }, Log: slog.New(slog.NewTextHandler(o.log, nil)),
+		Lacking: func(string) []string { return o.lacking }, Leads: func() bool { return !o.follows }, Log: slog.New(slog.NewTextHandler(o.log, nil)),
 	})
 	return err
 }
@@ -293,7 +294,7 @@ func TestServiceKeyOnSeveralNodes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n := &owner{fixture: &fixture{t: t, vault: a.vault, store: a.store, service: key, log: &bytes.Buffer{}, secret: a.secret}}
+		n := &owner{fixture: &fixture{t: t, vault: a.vault, store: a.store, service: key, log: &bytes.Buffer{}, secret: a.secret}, follows: true}
 		n.file = &keyFile{content: bytes.Clone(file), last: file, disk: a.store}
 		return n, n.openKeys()
 	}
@@ -337,6 +338,10 @@ func TestServiceKeyOnSeveralNodes(t *testing.T) {
 	}
 	if err := a.Admit(t.Context(), late); err != nil {
 		t.Error(err)
+	}
+	// What the other one wrote late is found, and both know that nothing is left.
+	if _, left, done := b.keys.Status(); !done || left != 0 {
+		t.Errorf("the node that does not lead: done %v, left %d", done, left)
 	}
 
 	if _, err := join(before); !errors.Is(err, ErrServiceKeyVersion) || !strings.Contains(err.Error(), "version 2 ("+a.keys.IDs()[1]) {
