@@ -249,7 +249,7 @@ func TestRunKeepsSeveralInFlight(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Sequenced != 300 || r.Errors.Total() != 0 || r.Floor.Echo <= 0 || r.Floor.Fsync <= 0 {
+	if r.Sequenced != 300 || r.Errors.Total() != 0 || r.Floor == nil || r.Floor.RoundTrip <= 0 || r.Floor.Echo <= 0 || r.Floor.Fsync <= 0 {
 		t.Errorf("report = %+v, want 300 ops, no error, and what a round trip takes at least", r)
 	}
 }

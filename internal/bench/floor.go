@@ -10,50 +10,46 @@ import (
 )
 
 // floorSamples is how many of each are measured.
-const floorSamples = 500
+const floorSamples = 1000
 
-// floor measures Floor with one of the connected clients, before any load.
-func (r *run) floor(ctx context.Context) (f Floor, err error) {
-	if f.Echo, err = median(func() (time.Duration, error) { return r.anyClient().Echo(ctx) }); err != nil {
-		return Floor{}, fmt.Errorf("echo: %w", err)
-	}
-	if r.config.Directory == "" {
-		return f, nil
-	}
-	file, err := os.CreateTemp(r.config.Directory, ".tidelock-bench-*")
+// floor measures Floor with a writer who has nothing under way.
+func (w *writer) floor(ctx context.Context, contents []byte) (f *Floor, err error) {
+	file, err := os.CreateTemp(w.run.config.Directory, ".tidelock-bench-*")
 	if err != nil {
-		return Floor{}, fmt.Errorf("measure an fsync: %w", err)
+		return nil, fmt.Errorf("measure an fsync: %w", err)
 	}
-	record := make([]byte, 400)
-	f.Fsync, err = median(func() (time.Duration, error) {
-		start := time.Now()
-		_, err := file.Write(record)
-		err = errors.Join(err, file.Sync())
-		return time.Since(start), err
-	})
-	if err := errors.Join(err, file.Close(), os.Remove(file.Name())); err != nil {
-		return Floor{}, fmt.Errorf("measure an fsync: %w", err)
-	}
-	return f, nil
-}
-
-func (r *run) anyClient() *Client {
-	if len(r.writers) > 0 {
-		return r.writers[0].client
-	}
-	return r.readers[0]
-}
-
-// median is that of floorSamples measurements, in milliseconds.
-func median(measure func() (time.Duration, error)) (float64, error) {
-	var all []time.Duration
-	for range floorSamples {
-		d, err := measure()
-		if err != nil {
-			return 0, err
+	defer func() {
+		if failed := errors.Join(file.Close(), os.Remove(file.Name())); err == nil && failed != nil {
+			f, err = nil, fmt.Errorf("measure an fsync: %w", failed)
 		}
-		all = append(all, d)
+	}()
+	record := make([]byte, 400)
+	var trips, echoes, fsyncs []time.Duration
+	for range floorSamples {
+		if !w.ready(ctx) {
+			return nil, fmt.Errorf("measure a round trip: %w", ErrNotConnected)
+		}
+		start := time.Now()
+		w.submit(start, contents, 1)
+		w.wait(ctx, 1)
+		trips = append(trips, time.Since(start))
+		echo, err := w.client.Echo(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("measure an echo: %w", err)
+		}
+		echoes = append(echoes, echo)
+		start = time.Now()
+		_, err = file.Write(record)
+		if err = errors.Join(err, file.Sync()); err != nil {
+			return nil, fmt.Errorf("measure an fsync: %w", err)
+		}
+		fsyncs = append(fsyncs, time.Since(start))
 	}
+	return &Floor{RoundTrip: median(trips), Echo: median(echoes), Fsync: median(fsyncs)}, nil
+}
+
+// median is in milliseconds.
+func median(all []time.Duration) float64 {
 	slices.Sort(all)
-	return all[len(all)/2].Seconds() * 1e3, nil
+	return all[len(all)/2].Seconds() * 1e3
 }

@@ -31,7 +31,7 @@ type Report struct {
 	// writer's receipt of it.
 	RoundTrip Percentiles `json:"roundTripMs"`
 	Errors    Errors      `json:"errors"`
-	Floor     Floor       `json:"floorMs"`
+	Floor     *Floor      `json:"floorMs,omitempty"` // with Config.Directory
 
 	// Drift is the rate in the last quarter of the duration by that in the first; 0 when
 	// the run did not last so long.
@@ -47,11 +47,13 @@ type Percentiles struct {
 	Max float64 `json:"max"`
 }
 
-// Floor is what no round trip can be faster than, in milliseconds: medians of some
-// hundred before the run, one at a time. 0 is what was not measured.
+// Floor is what no round trip can be faster than, beside the round trip of a writer who
+// is alone: medians of some hundred of each, in milliseconds, measured in turn after the
+// run, so that disk and processors were in the same mood for all three.
 type Floor struct {
-	Echo  float64 `json:"echo"`  // of a message that the service answers at once
-	Fsync float64 `json:"fsync"` // of a record that is appended to a file
+	RoundTrip float64 `json:"roundTrip"`
+	Echo      float64 `json:"echo"`  // of a message that the service answers at once
+	Fsync     float64 `json:"fsync"` // of a record that is appended to a file
 }
 
 // Errors counts what went wrong while the run was on.
@@ -82,8 +84,8 @@ func (r Report) WriteText(w io.Writer) error {
 	fmt.Fprintf(t, "delivered\t%d ops\t%.0f ops/s\n", r.Deliveries, r.DeliveriesPerSecond)
 	p := r.RoundTrip
 	fmt.Fprintf(t, "round trip\tp50 %.2f ms\tp95 %.2f ms\tp99 %.2f ms\tmax %.2f ms\n", p.P50, p.P95, p.P99, p.Max)
-	if f := r.Floor; f.Echo > 0 && f.Fsync > 0 {
-		fmt.Fprintf(t, "floor\techo %.2f ms\tfsync %.2f ms\tthe median round trip is %.1f times both\n", f.Echo, f.Fsync, p.P50/(f.Echo+f.Fsync))
+	if f := r.Floor; f != nil {
+		fmt.Fprintf(t, "floor\techo %.2f ms\tfsync %.2f ms\tround trip %.2f ms: %.2f times both\n", f.Echo, f.Fsync, f.RoundTrip, f.RoundTrip/(f.Echo+f.Fsync))
 	}
 	if r.Drift > 0 {
 		fmt.Fprintf(t, "drift\t%.2f of the first quarter's rate in the last\n", r.Drift)

@@ -95,20 +95,26 @@ func Run(ctx context.Context, c Config, progress io.Writer) (Report, error) {
 	if err := r.connect(ctx, documents); err != nil {
 		return Report{}, err
 	}
-	floor, err := r.floor(ctx)
+	contents, err := json.Marshal(strings.Repeat("x", c.OpBytes))
 	if err != nil {
-		return Report{}, err
+		panic("internal error: a string did not marshal: " + err.Error())
 	}
 	fmt.Fprintln(progress, "running")
 	start, err := r.usage()
 	if err != nil {
 		return Report{}, err
 	}
-	report := r.measure(ctx)
-	report.Floor = floor
+	report := r.measure(ctx, contents)
 	end, err := r.usage()
-	if err == nil && c.ServerPID != 0 {
+	if err != nil {
+		return report, err
+	}
+	if c.ServerPID != 0 {
 		report.Server = taken(idle, start, end, report)
+	}
+	if len(r.writers) > 0 && c.Directory != "" && ctx.Err() == nil {
+		fmt.Fprintln(progress, "measuring what a round trip takes at least")
+		report.Floor, err = r.writers[0].floor(ctx, contents)
 	}
 	return report, err
 }
@@ -210,11 +216,7 @@ func (r *run) close() {
 }
 
 // measure lets the writers write, waits for the last receipts, and reports.
-func (r *run) measure(ctx context.Context) Report {
-	contents, err := json.Marshal(strings.Repeat("x", r.config.OpBytes))
-	if err != nil {
-		panic("internal error: a string did not marshal: " + err.Error())
-	}
+func (r *run) measure(ctx context.Context, contents []byte) Report {
 	r.start = time.Now()
 	r.measuring.Store(true)
 	limit := ctx
