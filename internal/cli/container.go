@@ -31,27 +31,14 @@ func (o *Options) containerCommand() *cobra.Command {
 // onContainer makes a command that works on a relay's containers. run is given the
 // path of the one that --id names, or of all.
 func (o *Options) onContainer(use, short string, run func(context.Context, *Client, string, printer) error) *cobra.Command {
-	var f relayFlags
-	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
-		p, err := o.printer()
-		if err != nil {
-			return err
-		}
-		client, err := o.connect()
-		if err != nil {
-			return err
-		}
-		path := client.relayPath(f) + "/fluidRelayContainers"
+	var c *cobra.Command
+	c = o.onRelay(use, short, func(ctx context.Context, client *Client, path string, p printer) error {
+		path += "/fluidRelayContainers"
 		if id := c.Flags().Lookup("id"); id != nil {
 			path += "/" + url.PathEscape(id.Value.String())
 		}
-		if err := run(c.Context(), client, path, p); err != nil {
-			return fmt.Errorf("container %s: %w", use, err)
-		}
-		return nil
-	}}
-	c.Flags().StringVar(&f.name, "name", seedRelay, "name of the relay")
-	c.Flags().StringVar(&f.group, "resource-group", seedGroup, "its resource group")
+		return run(ctx, client, path, p)
+	})
 	return c
 }
 

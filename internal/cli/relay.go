@@ -170,7 +170,7 @@ func (o *Options) onRelay(use, short string, run func(context.Context, *Client, 
 			return err
 		}
 		if err := run(c.Context(), client, client.relayPath(f), p); err != nil {
-			return fmt.Errorf("relay %s: %w", use, err)
+			return fmt.Errorf("%s %s: %w", c.Parent().Name(), c.Name(), err)
 		}
 		return nil
 	}}
