@@ -28,17 +28,13 @@ func (s *Server) Containers(ctx context.Context, tenantID string, after envelope
 	var page []Container
 	for {
 		want := limit - len(page)
-		rows, err := s.c.Store.ListRows(ctx, documentsTable, s.tenantPartition(tenantID), after, want)
+		rows, err := s.records.Page(ctx, s.tenantPartition(tenantID), after, want)
 		if err != nil {
-			return nil, envelope.Name{}, fmt.Errorf("list documents of tenant %s: %w", tenantID, err)
+			return nil, envelope.Name{}, fmt.Errorf("documents of tenant %s: %w", tenantID, err)
 		}
 		for _, row := range rows {
-			r, err := s.openRecord(row)
-			if err != nil {
-				return nil, envelope.Name{}, err
-			}
-			if !r.deleted() {
-				page = append(page, s.container(tenantID, r))
+			if !row.Value.deleted() {
+				page = append(page, s.container(tenantID, row.Value))
 			}
 			after = row.Name
 		}

@@ -321,7 +321,7 @@ func (s *Server) write(ctx context.Context, t Tenant, id string, in newDocument)
 	now := time.Now().UTC().Truncate(time.Second)
 	handle := keys.Handle()
 	record := documentRecord{ID: id, Handle: hex.EncodeToString(handle[:]), CreatedAt: now, LastAccess: now}
-	recordRow, err := s.recordWrite(s.recordKey(t.ID, id), record, store.Absent)
+	recordRow, err := s.records.Put(s.recordKey(t.ID, id), record, store.Absent)
 	if err != nil {
 		return err
 	}
@@ -369,7 +369,7 @@ func (s *Server) exists(ctx context.Context, t Tenant, id string) (bool, error) 
 // key. existed is false, and the receipt zero, if there was none, or none any more; what
 // an earlier call could not delete then is deleted now.
 func (s *Server) remove(ctx context.Context, t Tenant, id string) (receipt custody.Receipt, existed bool, err error) {
-	r, row, err := s.recordOrTombstone(ctx, t.ID, id)
+	r, _, err := s.recordOrTombstone(ctx, t.ID, id)
 	if errors.Is(err, errUnknownDocument) {
 		return receipt, false, nil
 	}
@@ -384,7 +384,7 @@ func (s *Server) remove(ctx context.Context, t Tenant, id string) (receipt custo
 	if existed {
 		// First the key, so that nobody can load the document again.
 		r.DeletedAt = time.Now().UTC().Truncate(time.Second)
-		mark, err := s.recordWrite(row.RowKey, r, store.Anything)
+		mark, err := s.records.Put(s.recordKey(t.ID, id), r, store.Anything)
 		if err != nil {
 			return receipt, true, err
 		}
@@ -445,12 +445,12 @@ func (s *Server) DeleteTenant(ctx context.Context, tenantID string) error {
 	const page = 100
 	var after envelope.Name
 	for {
-		rows, err := s.c.Store.ListRows(ctx, documentsTable, s.tenantPartition(tenantID), after, page)
+		rows, err := s.records.Page(ctx, s.tenantPartition(tenantID), after, page)
 		if err != nil {
-			return fmt.Errorf("list documents of tenant %s: %w", tenantID, err)
+			return fmt.Errorf("documents of tenant %s: %w", tenantID, err)
 		}
 		for _, row := range rows {
-			if err := s.deleteRecorded(ctx, row); err != nil {
+			if err := s.deleteRecorded(ctx, tenantID, row.Value); err != nil {
 				return err
 			}
 			after = row.Name
@@ -463,11 +463,7 @@ func (s *Server) DeleteTenant(ctx context.Context, tenantID string) error {
 
 // deleteRecorded deletes a document whose key is destroyed: the record last, for
 // it alone says where the rest is.
-func (s *Server) deleteRecorded(ctx context.Context, row store.Row) error {
-	r, err := s.openRecord(row)
-	if err != nil {
-		return err
-	}
+func (s *Server) deleteRecorded(ctx context.Context, tenantID string, r documentRecord) error {
 	handle, err := r.handle()
 	if err != nil {
 		return err
@@ -475,7 +471,7 @@ func (s *Server) deleteRecorded(ctx context.Context, row store.Row) error {
 	if err := s.deleteStored(ctx, handle); err != nil {
 		return err
 	}
-	if err := s.c.Store.WriteRows(ctx, []store.RowWrite{{RowKey: row.RowKey}}); err != nil {
+	if err := s.c.Store.WriteRows(ctx, []store.RowWrite{{RowKey: s.recordKey(tenantID, r.ID)}}); err != nil {
 		return fmt.Errorf("delete document record: %w", err)
 	}
 	return nil

@@ -8,7 +8,6 @@ import (
 
 	"github.com/tidelock/tidelock/internal/cluster"
 	"github.com/tidelock/tidelock/internal/envelope"
-	"github.com/tidelock/tidelock/internal/row"
 	"github.com/tidelock/tidelock/internal/store"
 )
 
@@ -30,10 +29,6 @@ const ephemeralDocuments store.Table = "ephemeral-documents"
 type ephemeralDocument struct {
 	Tenant string `json:"tenant"`
 	ID     string `json:"id"`
-}
-
-func ephemeralTable(c Config) row.Table[ephemeralDocument] {
-	return row.NewTable[ephemeralDocument](c.Store, c.Service, ephemeralDocuments)
 }
 
 func (s *Server) ephemeralKey(k documentKey) store.RowKey {

@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -55,48 +54,24 @@ func (s *Server) recordKey(tenantID, id string) store.RowKey {
 	}
 }
 
-// record finds a document; errUnknownDocument, also for a deleted one.
-func (s *Server) record(ctx context.Context, tenantID, id string) (documentRecord, store.Row, error) {
-	r, row, err := s.recordOrTombstone(ctx, tenantID, id)
+// record finds a document and the revision of its record; errUnknownDocument, also for a
+// deleted one.
+func (s *Server) record(ctx context.Context, tenantID, id string) (documentRecord, uint64, error) {
+	r, revision, err := s.recordOrTombstone(ctx, tenantID, id)
 	if err == nil && r.deleted() {
-		return documentRecord{}, store.Row{}, errUnknownDocument
+		return documentRecord{}, 0, errUnknownDocument
 	}
-	return r, row, err
+	return r, revision, err
 }
 
 // recordOrTombstone finds a document or what a deleted one left behind;
 // errUnknownDocument if there never was one.
-func (s *Server) recordOrTombstone(ctx context.Context, tenantID, id string) (documentRecord, store.Row, error) {
-	row, err := s.c.Store.GetRow(ctx, s.recordKey(tenantID, id))
+func (s *Server) recordOrTombstone(ctx context.Context, tenantID, id string) (documentRecord, uint64, error) {
+	r, revision, err := s.records.Get(ctx, s.recordKey(tenantID, id))
 	if errors.Is(err, store.ErrNotFound) {
-		return documentRecord{}, store.Row{}, errUnknownDocument
+		return documentRecord{}, 0, errUnknownDocument
 	}
-	if err != nil {
-		return documentRecord{}, store.Row{}, fmt.Errorf("read document record: %w", err)
-	}
-	r, err := s.openRecord(row)
-	return r, row, err
-}
-
-func (s *Server) openRecord(row store.Row) (documentRecord, error) {
-	plain, err := s.c.Service.OpenRow(string(row.Table), row.Partition, row.Name, row.Value)
-	if err != nil {
-		return documentRecord{}, fmt.Errorf("open document record: %w: %w", err, store.ErrCorrupt)
-	}
-	var r documentRecord
-	if err := json.Unmarshal(plain, &r); err != nil {
-		return documentRecord{}, fmt.Errorf("document record is not of a known form: %w", store.ErrCorrupt)
-	}
-	return r, nil
-}
-
-// recordWrite returns the write that stores r.
-func (s *Server) recordWrite(key store.RowKey, r documentRecord, expect store.Expect) (store.RowWrite, error) {
-	sealed, err := s.c.Service.SealRow(string(key.Table), key.Partition, key.Name, encode(r))
-	if err != nil {
-		return store.RowWrite{}, fmt.Errorf("seal document record: %w", err)
-	}
-	return store.RowWrite{RowKey: key, Value: &sealed, Expect: expect}, nil
+	return r, revision, err
 }
 
 // touch notes that d is in use, every few minutes at most. That it fails harms
@@ -106,12 +81,12 @@ func (s *Server) touch(ctx context.Context, d *document) {
 	if !d.dueTouch(now) {
 		return
 	}
-	r, row, err := s.record(ctx, d.tenantID, d.id)
+	r, revision, err := s.record(ctx, d.tenantID, d.id)
 	if err == nil {
 		r.LastAccess = now
 		var w store.RowWrite
 		// Expecting the revision, so that a document deleted meanwhile stays so.
-		if w, err = s.recordWrite(row.RowKey, r, store.AtRevision(row.Revision)); err == nil {
+		if w, err = s.records.Put(s.recordKey(d.tenantID, d.id), r, store.AtRevision(revision)); err == nil {
 			err = s.c.Store.WriteRows(ctx, []store.RowWrite{w})
 		}
 	}

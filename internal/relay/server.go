@@ -65,6 +65,7 @@ type Server struct {
 	handler http.Handler
 	usage   *tenantUsage
 
+	records   row.Table[documentRecord]
 	ephemeral row.Table[ephemeralDocument]
 	uploads   *semaphore.Weighted // bytes
 	spent     spentAllowances
@@ -98,7 +99,8 @@ func New(c Config) *Server {
 		m:         newMetrics(c.Metrics),
 		documents: map[documentKey]*entry{},
 		usage:     newTenantUsage(c.Limits),
-		ephemeral: ephemeralTable(c),
+		records:   row.NewTable[documentRecord](c.Store, c.Service, documentsTable),
+		ephemeral: row.NewTable[ephemeralDocument](c.Store, c.Service, ephemeralDocuments),
 		uploads:   semaphore.NewWeighted(c.Limits.UploadsBytes),
 	}
 	s.base, s.cancel = context.WithCancel(context.Background())
