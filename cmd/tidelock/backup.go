@@ -41,6 +41,7 @@ func backupCommand(o *cli.Options) *cobra.Command {
 	f.StringVar(&c.Store.URL, "store", "", "look at this PostgreSQL database, postgres://user@host/database (default: the data directory)")
 	f.StringVar(&c.Store.PasswordFile, "store-password-file", "", "file with the database's password")
 	f.StringVar(&c.PassphraseFile, "service-key-passphrase-file", "", "file with the passphrase that the service key is sealed by")
+	registerToken(verify, &c.PKCS11, "PKCS#11 library of the token that the service key is sealed in (default: it is in none)")
 	parent.AddCommand(verify)
 	return parent
 }

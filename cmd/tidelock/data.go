@@ -47,6 +47,7 @@ func dataProveCommand(o *cli.Options) *cobra.Command {
 	f.StringVar(&c.Store.Blobs, "blobs", "", "the object store that goes with the database, as 'tidelock serve' has it")
 	f.StringVar(&c.Store.BlobsCredentialsFile, "blobs-credentials-file", "", "JSON file with the object store's credentials")
 	f.StringVar(&c.PassphraseFile, "service-key-passphrase-file", "", "file with the passphrase that the service key is sealed by")
+	registerToken(command, &c.PKCS11, "PKCS#11 library of the token that the service key is sealed in (default: it is in none)")
 	f.StringArrayVar(&c.Canaries, "canary", nil, "a text that clients wrote: search all of it for this text (may be repeated)")
 	return command
 }

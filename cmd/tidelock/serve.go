@@ -112,9 +112,7 @@ func (f *serveFlags) register(c *cobra.Command) {
 	f.registerStore(c)
 	c.Flags().StringArrayVar(&f.config.PrivateIssuers, "private-issuer", nil, "https URL of an OpenID provider in this network whose tokens may be trusted (may be repeated)")
 	c.Flags().StringArrayVar(&f.config.EventHosts, "event-webhook-host", nil, "host or host:port that events of key vaults may be sent to by https (may be repeated)")
-	c.Flags().StringVar(&f.config.PKCS11.Module, "pkcs11-module", "", "PKCS#11 library of the token that keeps the keys of managed HSMs and of premium vaults' hardware types (default: none)")
-	c.Flags().StringVar(&f.config.PKCS11.Label, "pkcs11-token", "", "label of the token")
-	c.Flags().StringVar(&f.config.PKCS11.PINFile, "pkcs11-pin-file", "", "file with the token's user PIN")
+	registerToken(c, &f.config.PKCS11, "PKCS#11 library of the token that keeps the keys of managed HSMs and of premium vaults' hardware types (default: none)")
 	c.Flags().StringVar(&f.config.PassphraseFile, "service-key-passphrase-file", "", "file with the passphrase that the service key is sealed by, from now on")
 	c.Flags().BoolVar(&f.config.SealServiceKey, "seal-service-key", false, "keep the service key sealed under a key in the PKCS#11 token, from now on; without the token the data cannot be opened then")
 	c.Flags().StringVar(&f.config.TrustedIssuers, "trusted-issuers", "", "file with OpenID providers whose access tokens are taken too, such as an Entra tenant")
@@ -129,6 +127,13 @@ func (f *serveFlags) register(c *cobra.Command) {
 	c.Flags().BoolVar(&f.config.Local, "local", false, "local mode: also serve tenant \"local\" without checking tokens, for development; on loopback only")
 	f.level = slog.LevelWarn
 	c.Flags().TextVar(&f.level, "log-level", slog.LevelWarn, "debug, info, warn or error")
+}
+
+// registerToken has the flags of a PKCS#11 token; module says what it is for.
+func registerToken(c *cobra.Command, t *app.PKCS11, module string) {
+	c.Flags().StringVar(&t.Module, "pkcs11-module", "", module)
+	c.Flags().StringVar(&t.Label, "pkcs11-token", "", "label of the token")
+	c.Flags().StringVar(&t.PINFile, "pkcs11-pin-file", "", "file with the token's user PIN")
 }
 
 func (f *serveFlags) registerStore(c *cobra.Command) {

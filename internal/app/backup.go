@@ -19,6 +19,7 @@ type BackupConfig struct {
 	Store            StoreConfig
 	Keys             string // the directory of the secrets; DataDir.keys
 	PassphraseFile   string
+	PKCS11           PKCS11 // the token that the service key is sealed in, if it is
 	KeyRetentionDays int // of the installation; the default
 }
 
@@ -50,7 +51,7 @@ type BackupRelay struct {
 // VerifyBackup says what a copy of the data needs to be opened, without a server. It changes
 // nothing and asks no key store.
 func VerifyBackup(ctx context.Context, c BackupConfig) (BackupReport, error) {
-	config, err := Config{DataDir: c.DataDir, Store: c.Store, PassphraseFile: c.PassphraseFile, KeyRetentionDays: c.KeyRetentionDays}.withDefaults()
+	config, err := Config{DataDir: c.DataDir, Store: c.Store, PassphraseFile: c.PassphraseFile, PKCS11: c.PKCS11, KeyRetentionDays: c.KeyRetentionDays}.withDefaults()
 	if err != nil {
 		return BackupReport{}, err
 	}
@@ -66,11 +67,7 @@ func VerifyBackup(ctx context.Context, c BackupConfig) (BackupReport, error) {
 	if err != nil {
 		return BackupReport{}, fmt.Errorf("read the service key: %w", err)
 	}
-	if !isSealedKey(raw) && !isPassphraseKey(raw) {
-		config.PassphraseFile = "" // it is not to be sealed by this
-	}
-	file := &serviceKeyFile{c: config, path: path}
-	service, err := file.parse(raw)
+	service, err := openServiceKey(config, path, raw)
 	if err != nil {
 		return BackupReport{}, err
 	}

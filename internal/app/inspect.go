@@ -30,6 +30,7 @@ type InspectConfig struct {
 	DataDir        string // of which DATA.keys is looked for beside it
 	Store          StoreConfig
 	PassphraseFile string   // of the service key, if it lies sealed so
+	PKCS11         PKCS11   // the token that the service key is sealed in, if it is
 	Canaries       []string // texts that were written by clients, and are searched for
 }
 
@@ -65,7 +66,7 @@ const (
 
 // Inspect walks through data at rest without the keys of documents, and changes nothing.
 func Inspect(ctx context.Context, c InspectConfig) (InspectReport, error) {
-	config, err := Config{DataDir: c.DataDir, Store: c.Store, PassphraseFile: c.PassphraseFile}.withDefaults()
+	config, err := Config{DataDir: c.DataDir, Store: c.Store, PassphraseFile: c.PassphraseFile, PKCS11: c.PKCS11}.withDefaults()
 	if err != nil {
 		return InspectReport{}, err
 	}
@@ -160,19 +161,14 @@ func inspectionKey(ctx context.Context, c Config, st store.Store) (*envelope.Ser
 		return nil, "the service key is not at " + path, nil
 	case err != nil:
 		return nil, "", fmt.Errorf("read the service key: %w", err)
-	case isSealedKey(raw):
-		return nil, "the service key lies sealed in a PKCS#11 token", nil
+	case isSealedKey(raw) && c.PKCS11 == (PKCS11{}):
+		return nil, "the service key lies sealed in a PKCS#11 token (--pkcs11-module, --pkcs11-token and --pkcs11-pin-file)", nil
 	case isPassphraseKey(raw) && c.PassphraseFile == "":
 		return nil, "the service key lies sealed by a passphrase (--service-key-passphrase-file)", nil
-	case isPassphraseKey(raw):
-		if raw, err = openByPassphrase(c.PassphraseFile, path, raw); err != nil {
-			return nil, "", err
-		}
 	}
-	defer clear(raw)
-	key, err := envelope.ParseServiceKey(raw)
+	key, err := openServiceKey(c, path, raw)
 	if err != nil {
-		return nil, "", fmt.Errorf("the service key %s: %w", path, err)
+		return nil, "", err
 	}
 	if _, err := loadInstallation(ctx, st, key); err != nil {
 		return nil, "", fmt.Errorf("the installation's row: %w", err)

@@ -56,7 +56,17 @@ func (f *serviceKeyFile) load(fresh func() (bool, error)) (envelope.ServiceKey, 
 // parse opens what lies in the file, and seals it if that is asked for.
 func (f *serviceKeyFile) parse(raw []byte) (envelope.ServiceKey, error) {
 	f.last = sha256.Sum256(raw)
-	plain, sealed, err := raw, true, error(nil)
+	key, sealed, err := f.open(raw)
+	if err == nil && !sealed && f.c.sealsServiceKey() {
+		err = f.Save(key)
+	}
+	return key, err
+}
+
+// open opens what lies in the file; sealed says that it does not lie plain.
+func (f *serviceKeyFile) open(raw []byte) (key envelope.ServiceKey, sealed bool, err error) {
+	plain := raw
+	sealed = true
 	switch {
 	case isSealedKey(raw):
 		plain, err = openSealedKey(f.token, f.path, raw)
@@ -66,17 +76,26 @@ func (f *serviceKeyFile) parse(raw []byte) (envelope.ServiceKey, error) {
 		sealed = false
 	}
 	if err != nil {
-		return envelope.ServiceKey{}, err
+		return envelope.ServiceKey{}, sealed, err
 	}
 	defer clear(plain)
-	key, err := envelope.ParseServiceKey(plain)
+	if key, err = envelope.ParseServiceKey(plain); err != nil {
+		return envelope.ServiceKey{}, sealed, fmt.Errorf("the service key %s has %d bytes instead of 32, and is no key of several versions: restore it from your backup", f.path, len(plain))
+	}
+	return key, sealed, nil
+}
+
+// openServiceKey opens a service key of data that nobody serves, and leaves its file as it is.
+func openServiceKey(c Config, path string, raw []byte) (envelope.ServiceKey, error) {
+	token, closeToken, err := c.PKCS11.open()
 	if err != nil {
-		return envelope.ServiceKey{}, fmt.Errorf("the service key %s has %d bytes instead of 32, and is no key of several versions: restore it from your backup", f.path, len(plain))
+		return envelope.ServiceKey{}, err
 	}
-	if !sealed && f.c.sealsServiceKey() {
-		return key, f.Save(key)
+	if closeToken != nil {
+		defer closeToken()
 	}
-	return key, nil
+	key, _, err := (&serviceKeyFile{c: c, token: token, path: path}).open(raw)
+	return key, err
 }
 
 func (c Config) sealsServiceKey() bool { return c.SealServiceKey || c.PassphraseFile != "" }

@@ -205,3 +205,53 @@ func TestServiceKeyInAToken(t *testing.T) {
 	}
 	refused("another token", "is it the token that sealed it?", app.Config{PKCS11: app.PKCS11(softhsm.New(t))})
 }
+
+// Data whose service key lies sealed in a token is looked through with the token, and the file
+// stays as it is. Without the token it is said what was not shown.
+func TestDataUnderAKeyInATokenIsLookedThrough(t *testing.T) {
+	token := app.PKCS11(softhsm.New(t))
+	r := &rig{t: t, data: filepath.Join(t.TempDir(), "data"), token: token, seal: true}
+	r.setUp()
+	writeDocument(t, r.endpoint)
+	r.stop()
+	file := filepath.Join(r.data+".keys", "service.key")
+	sealed, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	got := r.inspect(app.InspectConfig{PKCS11: token})
+	if got.State != "Intact" || got.Documents != 1 || len(got.KeyIDs) != 1 || len(got.NotShown) != 2 {
+		t.Errorf("with the token: %+v, want rows opened and the document's key version", got)
+	}
+	got = r.inspect(app.InspectConfig{})
+	if got.State != "Intact" || len(got.KeyIDs) != 0 || !strings.Contains(strings.Join(got.NotShown, "\n"), "--pkcs11-module") {
+		t.Errorf("without the token: %+v, want that it is said what is missing", got)
+	}
+	copied, err := app.VerifyBackup(t.Context(), app.BackupConfig{DataDir: r.data, PKCS11: token})
+	if err != nil || copied.State != "Opens" || len(copied.ServiceKeys) != 1 || len(copied.Relays) != 1 {
+		t.Errorf("backup verify with the token: %+v, %v", copied, err)
+	}
+	if _, err := app.VerifyBackup(t.Context(), app.BackupConfig{DataDir: r.data}); err == nil || !strings.Contains(err.Error(), "give --pkcs11-module") {
+		t.Errorf("backup verify without the token: %v, want what to give", err)
+	}
+
+	other := app.PKCS11(softhsm.New(t))
+	for what, err := range map[string]error{
+		"data prove":    second(app.Inspect(t.Context(), app.InspectConfig{DataDir: r.data, PKCS11: other})),
+		"backup verify": second(app.VerifyBackup(t.Context(), app.BackupConfig{DataDir: r.data, PKCS11: other})),
+	} {
+		if err == nil || !strings.Contains(err.Error(), "is it the token that sealed it?") {
+			t.Errorf("%s with another token: %v", what, err)
+		}
+	}
+	other.Label = ""
+	if _, err := app.VerifyBackup(t.Context(), app.BackupConfig{DataDir: r.data, PKCS11: other}); err == nil || !strings.Contains(err.Error(), "belong together") {
+		t.Errorf("with one flag missing: %v", err)
+	}
+	if again, err := os.ReadFile(file); err != nil || !bytes.Equal(again, sealed) {
+		t.Errorf("the sealed key changed: %v", err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
