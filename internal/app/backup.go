@@ -20,7 +20,7 @@ type BackupConfig struct {
 	Keys             string // the directory of the secrets; DataDir.keys
 	PassphraseFile   string
 	PKCS11           PKCS11 // the token that the service key is sealed in, if it is
-	KeyRetentionDays int // of the installation; the default
+	KeyRetentionDays int    // of the installation; the default
 }
 
 // BackupReport says what a copy needs.

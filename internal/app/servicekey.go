@@ -20,7 +20,7 @@ const topicServiceKey = "service-key"
 func (a *App) openServiceKeys(ctx context.Context, file *serviceKeyFile) (err error) {
 	a.serviceKeys, err = custody.OpenServiceKeys(ctx, custody.ServiceKeysConfig{
 		Store: a.store, Service: a.service, File: file, RetentionDays: a.c.KeyRetentionDays,
-		Lacking: a.lackingServiceKey, Leads: a.leads, Tell: a.tellServiceKey, Log: a.c.Log,
+		Lacking: a.lackingServiceKey, Leads: a.leads, Tell: a.tellServiceKey, Log: a.c.Log, Metrics: a.metrics,
 	})
 	if !errors.Is(err, custody.ErrServiceKeyVersion) {
 		return err

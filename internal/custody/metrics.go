@@ -120,6 +120,28 @@ func (g gauges) Collect(to chan<- prometheus.Metric) {
 	to <- prometheus.MustNewConstMetric(leaseAgeGauge, prometheus.GaugeValue, g.k.oldestProof().Seconds())
 }
 
+// newServiceKeyMetrics registers what tells of the service key.
+func newServiceKeyMetrics(s *ServiceKeys) {
+	f := promauto.With(s.c.Metrics)
+	gauge := func(name, help string, of func(serviceKeyAge) time.Duration) {
+		f.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			if now := s.measured.Load(); now != nil {
+				return of(*now).Seconds()
+			}
+			return 0
+		})
+	}
+	gauge("tidelock_custody_service_key_age_seconds", "Time since the newest version of the service key began to seal.",
+		func(k serviceKeyAge) time.Duration { return time.Since(k.since) })
+	gauge("tidelock_custody_service_key_lag_seconds", "Time since the newest version of the service key began to seal, while something is under an older one; 0: nothing is.",
+		func(k serviceKeyAge) time.Duration {
+			if k.done {
+				return 0
+			}
+			return time.Since(k.since)
+		})
+}
+
 // resources lists those whose roots are known.
 func (k *Keeper) resources() []envelope.ResourceID {
 	k.mu.Lock()

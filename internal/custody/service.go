@@ -9,7 +9,10 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/keystore"
@@ -67,8 +70,9 @@ type ServiceKeysConfig struct {
 	Lacking func(id string) []string
 	Leads   func() bool
 	// Tell has the other nodes Look; nil: there are none.
-	Tell func()
-	Log  *slog.Logger
+	Tell    func()
+	Log     *slog.Logger
+	Metrics prometheus.Registerer // where the metrics are registered; nil: nowhere
 }
 
 // ServiceKeys keeps the versions of the service key. It is safe for concurrent use.
@@ -80,6 +84,14 @@ type ServiceKeys struct {
 	inUse  []inUse    // by number
 	passed time.Time  // when this process's last pass ended; zero: none did
 	clean  bool       // it found nothing under an older version
+
+	measured atomic.Pointer[serviceKeyAge] // for the metrics, which wait for no store
+}
+
+// serviceKeyAge is what the metrics are made of.
+type serviceKeyAge struct {
+	since time.Time // the newest version in use seals
+	done  bool      // nothing is under an older one
 }
 
 type inUse struct {
@@ -126,6 +138,7 @@ func inUseName(v envelope.ServiceVersion) envelope.Name {
 // no rows in use is under the oldest version.
 func OpenServiceKeys(ctx context.Context, c ServiceKeysConfig) (*ServiceKeys, error) {
 	s := &ServiceKeys{c: c, kick: make(chan struct{}, 1)}
+	newServiceKeyMetrics(s)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.readInUse(ctx); err != nil {
@@ -185,9 +198,20 @@ func (s *ServiceKeys) readInUse(ctx context.Context) error {
 		found = append(found, one)
 	}
 	sortByNumber(found)
-	s.inUse = found
+	s.keep(found)
 	return nil
 }
+
+// keep remembers the rows in use; s.mu is held.
+func (s *ServiceKeys) keep(all []inUse) {
+	s.inUse = all
+	if len(all) > 0 {
+		s.measured.Store(&serviceKeyAge{since: s.newest().Since, done: s.done()})
+	}
+}
+
+// done says whether nothing is under an older version; s.mu is held.
+func (s *ServiceKeys) done() bool { return len(s.inUse) < 2 || !s.newest().Resealed.IsZero() }
 
 func sortByNumber(all []inUse) {
 	for i := range all { // they are few
@@ -240,7 +264,7 @@ func (s *ServiceKeys) use(ctx context.Context, v envelope.ServiceVersion) error 
 	if err := s.writeInUse(ctx, only, &in, store.Absent); err != nil {
 		return err
 	}
-	s.inUse = append(s.inUse, in)
+	s.keep(append(s.inUse, in))
 	return nil
 }
 
@@ -284,6 +308,7 @@ func (s *ServiceKeys) found(ctx context.Context, left int) error {
 		return err
 	}
 	*was = in
+	s.keep(s.inUse)
 	if s.c.Tell != nil {
 		s.c.Tell()
 	}
@@ -407,10 +432,10 @@ func (s *ServiceKeys) Status() (all []ServiceKeyVersion, left int, done bool) {
 		}
 		all = append(all, one)
 	}
-	if len(s.inUse) < 2 {
-		return all, 0, true
+	if !s.done() {
+		left = s.newest().Left
 	}
-	return all, s.newest().Left, !s.newest().Resealed.IsZero()
+	return all, left, s.done()
 }
 
 // IDs are those of all versions in the file, for the other nodes.

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/store"
@@ -166,6 +169,59 @@ func TestServiceKeyIsRotated(t *testing.T) {
 	if s := o.Status(own); s.KeyID != "service/2" {
 		t.Errorf("under %s", s.KeyID)
 	}
+}
+
+// How old the newest version is, and for how long something has been under an older one, is
+// measured on each node, the one that does not lead among them.
+func TestServiceKeyIsMeasured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOwner(t)
+		o.resource(Settings{})
+		registry := prometheus.NewRegistry()
+		other, err := OpenServiceKeys(t.Context(), ServiceKeysConfig{
+			Store: o.store, Service: o.service, File: &keyFile{content: o.file.content, last: o.file.content, disk: o.store},
+			RetentionDays: retentionDays, Leads: func() bool { return false }, Log: slog.New(slog.DiscardHandler), Metrics: registry,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		measures := func(when string, age, lag time.Duration) {
+			t.Helper()
+			families, err := registry.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := map[string]float64{}
+			for _, f := range families {
+				got[f.GetName()] = f.GetMetric()[0].GetGauge().GetValue()
+			}
+			want := map[string]float64{"tidelock_custody_service_key_age_seconds": age.Seconds(), "tidelock_custody_service_key_lag_seconds": lag.Seconds()}
+			if !maps.Equal(got, want) {
+				t.Errorf("%s: got %v, want %v", when, got, want)
+			}
+		}
+		look := func() {
+			t.Helper()
+			if err := other.turn(t.Context(), o.Keeper); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(90 * day)
+		measures("before a rotation", 90*day, 0)
+		if _, err := o.keys.Rotate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		look()
+		time.Sleep(2 * time.Hour)
+		measures("while values are under the version before", 2*time.Hour, 2*time.Hour)
+		if err := o.settle(); err != nil {
+			t.Fatal(err)
+		}
+		look()
+		time.Sleep(time.Hour)
+		measures("when nothing is", 3*time.Hour, 0)
+		o.Keeper.Close()
+	})
 }
 
 // A process that is killed at any step of a rotation leaves a file and a store that open,
