@@ -26,6 +26,46 @@ func (w *world) sendEvents(method, url, body string, header http.Header) reply {
 	return reply{resp.StatusCode, resp.Header, b[:n]}
 }
 
+// The webhook's secret is replaced, and the one before works for a day, unless it is replaced
+// again.
+func TestKeyEventWebhookIsRegenerated(t *testing.T) {
+	scenario(t, func(w *world) {
+		type webhook struct {
+			URL   string    `json:"endpointUrl"`
+			Until time.Time `json:"formerEndpointUrlUsableUntil"`
+		}
+		ask := func(verb string) (hook webhook) {
+			t.Helper()
+			w.decode(w.want(200, w.arm("POST", "/subscriptions/"+w.profile.SubscriptionID+"/providers/Microsoft.FluidRelay/"+verb, preview, nil)), &hook)
+			return hook
+		}
+		takes := func(when string, want map[string]int) {
+			t.Helper()
+			for url, status := range want {
+				if got := w.sendEvents("POST", url, "[]", http.Header{"Content-Type": {"application/json"}}); got.status != status {
+					t.Errorf("%s: %s is answered with %d, want %d", when, url, got.status, status)
+				}
+			}
+		}
+		first := ask("listKeyEventWebhook")
+		second := ask("regenerateKeyEventWebhook")
+		if second.URL == first.URL || !second.Until.After(time.Now().Add(23*time.Hour)) || !first.Until.IsZero() {
+			t.Errorf("%+v after %+v, want another URL, and until when that works", second, first)
+		}
+		takes("both", map[string]int{first.URL: 200, second.URL: 200})
+		w.pause(time.Hour)
+		if again := ask("listKeyEventWebhook"); again != second {
+			t.Errorf("after a restart: %+v, want %+v", again, second)
+		}
+		takes("after a restart", map[string]int{first.URL: 200, second.URL: 200})
+		time.Sleep(24 * time.Hour)
+		takes("after a day", map[string]int{first.URL: 404, second.URL: 200})
+		third := ask("regenerateKeyEventWebhook")
+		fourth := ask("regenerateKeyEventWebhook") // at once: of a secret that leaked
+		takes("after the second time", map[string]int{second.URL: 404, third.URL: 200, fourth.URL: 200, fourth.URL[:len(fourth.URL)-64]: 404})
+	})
+}
+
 func TestKeyVaultEventsMakeItLookSooner(t *testing.T) {
 	scenario(t, func(w *world) {
 		var hook struct {

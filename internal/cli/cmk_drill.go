@@ -53,7 +53,8 @@ func (o *Options) cmkImpactCommand() *cobra.Command {
 }
 
 func (o *Options) cmkWebhookCommand() *cobra.Command {
-	return o.withOutput(&cobra.Command{Use: "webhook", Short: "Show the secret URL to which Event Grid is to send the events of key vaults", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
+	var regenerate bool
+	c := o.withOutput(&cobra.Command{Use: "webhook", Short: "Show the secret URL to which Event Grid is to send the events of key vaults", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
 		p, err := o.printer()
 		if err != nil {
 			return err
@@ -65,13 +66,24 @@ func (o *Options) cmkWebhookCommand() *cobra.Command {
 		var answer struct {
 			URL    string   `json:"endpointUrl"`
 			Events []string `json:"includedEventTypes"`
+			Until  string   `json:"formerEndpointUrlUsableUntil,omitempty"`
 		}
-		path := "/subscriptions/" + client.profile.SubscriptionID + "/providers/Microsoft.FluidRelay/listKeyEventWebhook"
+		verb := "listKeyEventWebhook"
+		if regenerate {
+			verb = "regenerateKeyEventWebhook"
+		}
+		path := "/subscriptions/" + client.profile.SubscriptionID + "/providers/Microsoft.FluidRelay/" + verb
 		if err := client.Do(c.Context(), http.MethodPost, path, versionPreview, nil, &answer); err != nil {
 			return err
 		}
-		return p.print(answer, [][]string{{"URL", answer.URL}, {"EVENTS", strings.Join(answer.Events, " ")}})
+		rows := [][]string{{"URL", answer.URL}, {"EVENTS", strings.Join(answer.Events, " ")}}
+		if answer.Until != "" {
+			rows = append(rows, []string{"FORMER URL WORKS UNTIL", answer.Until})
+		}
+		return p.print(answer, rows)
 	}})
+	c.Flags().BoolVar(&regenerate, "regenerate", false, "replace the secret in the URL; the former one works for 24 hours more, or until the next time")
+	return c
 }
 
 // drillReport is the answer of encryptionDrill.

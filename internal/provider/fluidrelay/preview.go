@@ -39,6 +39,7 @@ func (p *Provider) previewRoutes(one string) []arm.Route {
 		{Method: "POST", Pattern: arm.InSubscription + "/providers/" + namespace + "/proveEncryption", Action: namespace + "/proveEncryption/action", Versions: versions, Handle: p.proveEncryption},
 		{Method: "GET", Pattern: arm.InSubscription + "/providers/" + namespace + "/encryptionProof", Action: namespace + "/encryptionProof/read", Versions: versions, Handle: p.showProof},
 		{Method: "POST", Pattern: arm.InSubscription + "/providers/" + namespace + "/listKeyEventWebhook", Action: namespace + "/listKeyEventWebhook/action", Versions: versions, Handle: p.listKeyEventWebhook},
+		{Method: "POST", Pattern: arm.InSubscription + "/providers/" + namespace + "/regenerateKeyEventWebhook", Action: namespace + "/regenerateKeyEventWebhook/action", Versions: versions, Handle: p.regenerateKeyEventWebhook},
 		{Method: "GET", Pattern: arm.InSubscription + "/providers/" + namespace + "/keyImpact", Action: namespace + "/keyImpact/read", Versions: versions, Handle: p.keyImpact},
 		{Method: "GET", Pattern: arm.InSubscription + "/providers/" + namespace + "/deletionReceipts", Action: namespace + "/deletionReceipts/read", Versions: versions, Handle: p.listReceipts},
 	}...)
@@ -57,6 +58,7 @@ func previewOperations(op func(resource, action, title, description string) oper
 		{Name: namespace + "/proveEncryption/action", Display: display{namespace, "proveEncryption", "Prove that everything is sealed", "Walks through everything stored and opens it."}},
 		op("encryptionProof", "read", "Get the report of a proof", "Gets what the newest walk through everything stored found."),
 		{Name: namespace + "/listKeyEventWebhook/action", Display: display{namespace, "listKeyEventWebhook", "Get the webhook for key events", "Gets the secret URL that Event Grid is to send the events of key vaults to."}},
+		{Name: namespace + "/regenerateKeyEventWebhook/action", Display: display{namespace, "regenerateKeyEventWebhook", "Replace the webhook for key events", "Replaces the secret of the URL for the events of key vaults; the one before works for a day."}},
 		op("keyImpact", "read", "Find what a key version keeps in service", "Lists the Fluid Relay servers that would stop, or move to another version, if a key version were disabled."),
 		op("serviceKey", "read", "Get the versions of the service key", "Gets which version of the installation's own key seals, and which ones are still needed."),
 		{Name: namespace + "/rotateServiceKey/action", Display: display{namespace, "rotateServiceKey", "Rotate the service key", "Has a new version of the installation's own key seal, and everything sealed anew under it."}},

@@ -16,6 +16,7 @@ import (
 	"github.com/tidelock/tidelock/internal/keystore"
 	"github.com/tidelock/tidelock/internal/provider/managedidentity"
 	"github.com/tidelock/tidelock/internal/provider/tracked"
+	"github.com/tidelock/tidelock/internal/row"
 	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/vault"
 )
@@ -132,8 +133,8 @@ type Config struct {
 	// AutoKeyVersionQuota is how many servers may follow their keys' newest versions; 0:
 	// DefaultAutoKeyVersionQuota.
 	AutoKeyVersionQuota int
-	// EventSecret ends the URL that the events of key vaults come to; empty: they are not
-	// taken.
+	// EventSecret ends the URL that the events of key vaults come to, until it is replaced: 64
+	// hexadecimal letters. Empty: they are not taken before that.
 	EventSecret string
 	// Sign signs the reports of drills as a JWS of this type; nil: they are not signed.
 	Sign func(ctx context.Context, kind string, payload []byte) (string, error)
@@ -154,6 +155,7 @@ type Provider struct {
 	servers tracked.Table[server]    // a partition for each subscription, by arm key
 	tenants tracked.Table[tenantRow] // by tenant id
 	deleted tracked.Table[tombstone] // by tenant id: what a deletion has still to do
+	webhook row.Table[webhookSecrets]
 	locks   tracked.Locks
 
 	following sync.Mutex // held while one more server begins to follow its key's newest version
@@ -170,6 +172,7 @@ func New(c Config) *Provider {
 		servers: tracked.NewTable[server](c.Store, c.Service, "fluid-relay-servers"),
 		tenants: tracked.NewTable[tenantRow](c.Store, c.Service, "fluid-tenants"),
 		deleted: tracked.NewTable[tombstone](c.Store, c.Service, "fluid-tenants-deleted"),
+		webhook: row.NewTable[webhookSecrets](c.Store, c.Service, "key-event-webhook"),
 		cache:   map[string]tenant{},
 	}
 }
