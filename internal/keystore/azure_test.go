@@ -165,6 +165,7 @@ func TestRefusalsAreClassified(t *testing.T) {
 		{"AccessByPolicy", keystoretest.AccessByPolicy, keystore.Denied, "ForbiddenByPolicy"},
 		{"AccessByRBAC", keystoretest.AccessByRBAC, keystore.Denied, "ForbiddenByRbac"},
 		{"OldAccessDenied", keystoretest.Fault{Status: 403, Code: "AccessDenied"}, keystore.Denied, "AccessDenied"},
+		{"ManagedHSM", keystoretest.Fault{Status: 403, Body: `{"error":{"code":"AccessDenied","message":"Not authorized to access Microsoft.KeyVault/managedHsm/keys/unwrap/action on /keys/kek (Activity ID: 1)"}}`}, keystore.Denied, "AccessDenied"},
 		{"Firewall", keystoretest.Firewall, keystore.Firewall, "ForbiddenByFirewall"},
 		{"PrivateOnly", keystoretest.PrivateOnly, keystore.Firewall, "ForbiddenByConnection"},
 		{"FirewallBeforePermission", keystoretest.Fault{Status: 403, Body: `{"error":{"code":"AccessDenied","innererror":{"code":"ForbiddenByFirewall"}}}`}, keystore.Firewall, "ForbiddenByFirewall"},

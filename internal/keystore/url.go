@@ -216,6 +216,9 @@ func (u URL) Host() string { return u.host }
 // Vault is the vault's name: the first label of the host.
 func (u URL) Vault() string { return u.vault }
 
+// ManagedHSM says whether the key is in a managed HSM, whose suffixes all begin so.
+func (u URL) ManagedHSM() bool { return strings.HasPrefix(u.host, u.vault+".managedhsm.") }
+
 // Name is the key's name.
 func (u URL) Name() string { return u.name }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -103,8 +104,8 @@ func (s *Service) permitHSM(ctx context.Context, c *call) error {
 			return nil
 		}
 	}
-	return forbidden("", "User is not authorized to perform this operation.\r\nCaller: %s\r\nAction: '%s%s'\r\nScope: '%s'\r\nHSM: %s;location=%s",
-		identify(c.caller), hsmAction, action, scope, c.vault.Name, c.vault.Location)
+	// Not as vaults say it: AccessDenied is the outer code. Source: azure-cli issue 32719.
+	return &apiError{status: http.StatusForbidden, code: "AccessDenied", message: fmt.Sprintf("Not authorized to access %s%s on %s (Activity ID: %s)", hsmAction, action, scope, c.id)}
 }
 
 // covers says whether an assignment at scope counts at another one.

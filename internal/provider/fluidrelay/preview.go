@@ -165,7 +165,7 @@ var fixes = map[string]string{
 	"KeyDeleted":               "Recover the deleted key before it is purged: az keyvault key recover.",
 	"KeyPurged":                "None: the key was purged, and without it the data is unrecoverable. Restore the key from a backup of your own, if you have one, or delete the resource.",
 	"VaultDeleted":             "Recover the deleted vault, or correct its DNS name.",
-	"AccessDenied":             "Grant the identity the key permissions get, wrapKey and unwrapKey on the vault.",
+	"AccessDenied":             "Grant the identity the key permissions get, wrapKey and unwrapKey on the vault; in a managed HSM, the role Managed HSM Crypto Service Encryption User.",
 	"AccessDeniedUnclassified": "Look into the vault's log: it refuses the identity for a reason that is not known here.",
 	"FirewallDenied":           "Allow trusted Microsoft services to bypass the vault's firewall, or let this service in.",
 	"IdentityUnavailable":      "Create the user-assigned identity again, or update the resource to use another one.",
