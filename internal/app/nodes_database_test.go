@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -16,6 +17,8 @@ import (
 	"github.com/tidelock/tidelock/internal/cli"
 	"github.com/tidelock/tidelock/internal/cluster"
 	"github.com/tidelock/tidelock/internal/custody"
+	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/store/postgres/pgtest"
 )
 
@@ -63,11 +66,7 @@ func TestScenario37KillANodeAtEachStepOfARewrap(t *testing.T) {
 		}
 		f.again(doomed)
 	}
-	if n := writer.errors.Load(); n > 0 {
-		t.Errorf("the client of another node was disturbed %d times", n)
-	}
-	writer.stop()
-	f.opensAnew(append(documents, writer.document.ID))
+	f.undisturbed(documents, writer)
 }
 
 // Of nodes that find a new version at the same moment one rewraps; a node that is killed
@@ -105,11 +104,7 @@ func TestScenario37RotationRunsOnceWhileNodesDie(t *testing.T) {
 		}
 		f.again(doomed)
 	}
-	if n := writer.errors.Load(); n > 0 {
-		t.Errorf("the client of another node was disturbed %d times", n)
-	}
-	writer.stop()
-	f.opensAnew(append(documents, writer.document.ID))
+	f.undisturbed(documents, writer)
 }
 
 func (f *fleet) history(m *member) []custody.Wrap {
@@ -131,6 +126,20 @@ func (f *fleet) generation(m *member) uint64 {
 func (f *fleet) keyInForce(m *member) string {
 	f.t.Helper()
 	return f.history(m)[0].KeyID
+}
+
+// undisturbed stops clients that must not have noticed anything, and has their documents and
+// the others opened anew.
+func (f *fleet) undisturbed(documents []string, writers ...*typing) {
+	f.t.Helper()
+	for _, w := range writers {
+		if n := w.errors.Load(); n > 0 {
+			f.t.Errorf("a client was disturbed %d times: %v", n, w.said())
+		}
+		w.stop()
+		documents = append(documents, w.document.ID)
+	}
+	f.opensAnew(documents)
 }
 
 // opensAnew has a node that knows nothing read every document, with no other one left.
@@ -155,6 +164,103 @@ func (f *fleet) opensAnew(documents []string) {
 			}
 			time.Sleep(200 * time.Millisecond)
 		}
+	}
+}
+
+// The keys of containers are replaced through one node, and the one that has a container open
+// goes on under the new key: no client notices, and a node that knows nothing opens all of it.
+func TestNodesReplaceDocumentKeys(t *testing.T) {
+	f := newFleet(t)
+	a, b := f.nodes[0], f.node()
+	f.await("both are nodes", 20*time.Second, func() bool { return len(a.app.node.Members()) == 2 && len(b.app.node.Members()) == 2 })
+	var all []*typing
+	of := map[*member]*typing{}
+	for _, m := range f.nodes {
+		for of[m] == nil {
+			w := f.write(a)
+			if all = append(all, w); m.owns(f, w) {
+				of[m] = w
+			}
+		}
+	}
+	// sealedUnder counts documents by the number of keys that their segments are under.
+	sealedUnder := func() map[int]int {
+		keys, counts := map[envelope.DocumentHandle]map[envelope.KeyID]bool{}, map[int]int{}
+		err := a.app.store.Walk(t.Context(), func(s store.Stored) error {
+			if s.Part != store.PartHeader {
+				return nil
+			}
+			h, err := envelope.ParseHeader(slices.Clone(s.Value))
+			if err != nil {
+				return err
+			}
+			if keys[s.Document] == nil {
+				keys[s.Document] = map[envelope.KeyID]bool{}
+			}
+			keys[s.Document][h.Place().KeyID] = true
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range keys {
+			counts[len(k)]++
+		}
+		return counts
+	}
+	rotate := func(m *member, path string, want int) {
+		t.Helper()
+		var answer struct{ Rotated int }
+		if err := m.Do(t.Context(), "POST", f.relayPath+path, preview, nil, &answer); err != nil || answer.Rotated != want {
+			t.Fatalf("%s: %d keys were replaced, want %d; %v", path, answer.Rotated, want, err)
+		}
+	}
+	under := func(want map[int]int) {
+		t.Helper()
+		var got map[int]int
+		f.await("all write under the new keys", 20*time.Second, func() bool {
+			got = sealedUnder()
+			return maps.Equal(got, want)
+		})
+	}
+	under(map[int]int{1: len(all)})
+	rotate(a, "/rotateDocumentKeys", len(all))
+	under(map[int]int{2: len(all)})
+	// One container each, through the node that has it not.
+	rotate(a, "/fluidRelayContainers/"+of[b].document.ID+"/rotateKey", 1)
+	rotate(b, "/fluidRelayContainers/"+of[a].document.ID+"/rotateKey", 1)
+	want := map[int]int{3: 2}
+	if rest := len(all) - 2; rest > 0 {
+		want[2] = rest
+	}
+	under(want)
+	f.undisturbed(nil, all...)
+}
+
+// A drill is played on the node that was asked; its report says so, and names the one that
+// served the relay on.
+func TestNodesDrillOnOneOfThem(t *testing.T) {
+	f := newFleet(t)
+	a, b := f.nodes[0], f.node()
+	f.await("both are nodes", 20*time.Second, func() bool { return len(a.app.node.Members()) == 2 })
+	for _, m := range f.nodes {
+		if err := m.app.custody.Admit(t.Context(), f.resource); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var report struct {
+		Node   string
+		Others []string `json:"nodesNotCovered"`
+	}
+	if err := a.Do(t.Context(), "POST", f.relayPath+"/drillEncryption", preview, map[string]int{"holdSeconds": 1}, &report); err != nil {
+		t.Fatal(err)
+	}
+	if report.Node != a.relay || !slices.Equal(report.Others, []string{b.relay}) {
+		t.Errorf("the report is of %s and not of %v, want %s and %s", report.Node, report.Others, a.relay, b.relay)
+	}
+	f.await("the relay stops", time.Minute, func() bool { return a.status(f).State == custody.Unusable })
+	if s := b.status(f); s.State != custody.Healthy {
+		t.Errorf("on the other node the key is %s (%s)", s.State, s.Reason)
 	}
 }
 

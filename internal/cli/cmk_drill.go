@@ -101,6 +101,8 @@ type drillReport struct {
 	RecoverSeconds *float64 `json:"secondsToRecover"`
 	Kept           bool     `json:"promiseKept"`
 	Documents      int      `json:"documentsEnded"`
+	Node           string   `json:"node"`
+	Others         []string `json:"nodesNotCovered"`
 	Signed         string   `json:"signedReport"`
 }
 
@@ -159,9 +161,16 @@ func (r drillReport) rows() [][]string {
 		}
 		return strconv.FormatFloat(*s, 'f', 1, 64) + " s"
 	}
-	return [][]string{
+	rows := [][]string{
 		{"STATE", r.State}, {"RELAY", r.Relay}, {"KEY VERSION", r.Key}, {"STARTED", r.Started}, {"FIRST REFUSAL", r.Refusal},
 		{"ENFORCED", r.Enforced + " after " + seconds(r.EnforceSeconds) + " (promised: 60 s)"}, {"PERMITTED", r.Permitted},
 		{"RECOVERED", r.Recovered + " after " + seconds(r.RecoverSeconds) + " (promised: 30 s)"}, {"DOCUMENTS ENDED", strconv.Itoa(r.Documents)},
 	}
+	if r.Node != "" {
+		rows = append(rows, []string{"NODE", r.Node})
+	}
+	for _, url := range r.Others {
+		rows = append(rows, []string{"NOT COVERED", url + " served the relay on: run the drill there, too"})
+	}
+	return rows
 }

@@ -37,8 +37,16 @@ type Drill struct {
 	Documents    int       // were open and ended
 	Ended        bool
 	Failure      string // why it ended without all of that; empty: it did not
+	On           DrillNodes
 
 	hold time.Duration
+}
+
+// DrillNodes says where a drill is, among several nodes: a refusal is played on one. The zero
+// value is a process that has the store for itself.
+type DrillNodes struct {
+	Node   string   // URL of the one
+	Others []string // of those that serve the resource on
 }
 
 // ErrNoDrill: the resource had none since this process started.
@@ -68,9 +76,9 @@ func (d *Drill) tick(now time.Time) {
 	}
 }
 
-// StartDrill begins a drill of a resource whose key is healthy. *DrillError,
+// StartDrill begins a drill of a resource whose key is healthy. on is for the report. *DrillError,
 // *UnusableError; store.ErrNotFound (wrapped) for an unknown resource.
-func (k *Keeper) StartDrill(ctx context.Context, r envelope.ResourceID, hold time.Duration) (Drill, error) {
+func (k *Keeper) StartDrill(ctx context.Context, r envelope.ResourceID, hold time.Duration, on DrillNodes) (Drill, error) {
 	if hold == 0 {
 		hold = DrillHold
 	}
@@ -90,7 +98,7 @@ func (k *Keeper) StartDrill(ctx context.Context, r envelope.ResourceID, hold tim
 	case w.state != Healthy:
 		return Drill{}, &DrillError{fmt.Sprintf("the key is %s; a drill shows something only while all is well", w.state)}
 	}
-	d := &Drill{ID: uuid.NewString(), KeyID: root.rec.KeyID, Started: time.Now()}
+	d := &Drill{ID: uuid.NewString(), KeyID: root.rec.KeyID, Started: time.Now(), On: on}
 	d.hold = hold + rand.N(RecoverEvery) // else it would end just when the key is asked for
 	w := k.watchOf(watchKey{root.watch.key.identity, root.watch.key.kid, d.ID})
 	w.drill = d

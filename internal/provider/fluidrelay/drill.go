@@ -35,6 +35,10 @@ type wireDrill struct {
 	Kept           *bool    `json:"promiseKept,omitempty"`      // at most 60 and 30 seconds
 	Documents      int      `json:"documentsEnded"`
 
+	// Of several nodes: the one that the drill was on, and those that served the relay on.
+	Node   string   `json:"node,omitempty"`
+	Others []string `json:"nodesNotCovered,omitempty"`
+
 	// Signed is all of the above, once the drill is over, as a JWS in compact form, signed
 	// with the key that signs tokens.
 	Signed string `json:"signedReport,omitempty"`
@@ -46,7 +50,7 @@ const drillReportType = "tidelock-drill-report+jws"
 func newWireDrill(s server, d custody.Drill) wireDrill {
 	w := wireDrill{
 		ID: d.ID, Relay: s.ID, Key: d.KeyID, State: "Running", Failure: d.Failure, Started: when(d.Started), Refusal: when(d.FirstRefusal),
-		Enforced: when(d.Enforced), Permit: when(d.Permitted), Recover: when(d.Recovered), Documents: d.Documents,
+		Enforced: when(d.Enforced), Permit: when(d.Permitted), Recover: when(d.Recovered), Documents: d.Documents, Node: d.On.Node, Others: d.On.Others,
 		EnforceSeconds: seconds(d.Started, d.Enforced), RecoverSeconds: seconds(d.Permitted, d.Recovered),
 	}
 	if d.Ended {
@@ -69,6 +73,22 @@ func seconds(from, to time.Time) *float64 {
 	return &s
 }
 
+// drillNodes are the nodes that serve now.
+func (p *Provider) drillNodes() (on custody.DrillNodes) {
+	if p.c.Nodes == nil {
+		return on
+	}
+	for _, n := range p.c.Nodes.Nodes() {
+		switch {
+		case n.Answers:
+			on.Node = n.URL
+		case n.State != "Dead":
+			on.Others = append(on.Others, n.URL)
+		}
+	}
+	return on
+}
+
 // startDrill plays a refusal of the server's key on the running service. It answers at
 // once; the report is read with encryptionDrill.
 func (p *Provider) startDrill(ctx context.Context, r *arm.Request) (*arm.Response, error) {
@@ -87,7 +107,7 @@ func (p *Provider) startDrill(ctx context.Context, r *arm.Request) (*arm.Respons
 	if b.HoldSeconds < 0 || b.HoldSeconds > int(custody.MaxDrillHold/time.Second) {
 		b.HoldSeconds = -1 // which is refused below, in custody's words
 	}
-	d, err := p.c.Custody.StartDrill(ctx, s.Resource, time.Duration(b.HoldSeconds)*time.Second)
+	d, err := p.c.Custody.StartDrill(ctx, s.Resource, time.Duration(b.HoldSeconds)*time.Second, p.drillNodes())
 	var refused *custody.DrillError
 	var unusable *custody.UnusableError
 	switch {

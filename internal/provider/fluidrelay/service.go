@@ -37,7 +37,7 @@ type Custody interface {
 	RotateDocuments(ctx context.Context, r envelope.ResourceID) (int, error)
 	StartProof() error
 	LastProof() (custody.Proof, error)
-	StartDrill(ctx context.Context, r envelope.ResourceID, hold time.Duration) (custody.Drill, error)
+	StartDrill(ctx context.Context, r envelope.ResourceID, hold time.Duration, on custody.DrillNodes) (custody.Drill, error)
 	Drill(r envelope.ResourceID) (custody.Drill, error)
 	KeyUses(ctx context.Context, after uint64, limit int) (custody.KeyUses, error)
 }
