@@ -16,12 +16,12 @@ import (
 // a link of the chain, a comparison, a look at the lease. For each, a test must fail.
 var mutations = []struct {
 	name, file, old, new string
-	tests                string // of the file's package that are run
+	tests                string // that are run: of the file's package, or of the one in front
 }{
 	{"commitment of a header is not compared", "internal/envelope/derive.go", "if subtle.ConstantTimeCompare(commitment, stored) != 1 {", "if subtle.ConstantTimeCompare(commitment, stored) != 1 && len(stored) == 0 {", "."},
 	{"fields are not length-prefixed", "internal/envelope/derive.go", "b = binary.BigEndian.AppendUint32(b, uint32(len(field)))", "_ = binary.BigEndian", "."},
 	{"context is not bound", "internal/envelope/derive.go", "for _, c := range context {", "for _, c := range context[:0] {", "."},
-	{"keys are left in hashes", "internal/envelope/derive.go", "	mac.Write(zeros[:])\n", "	_ = zeros\n", ""},
+	{"keys are left in hashes", "internal/envelope/derive.go", "	mac.Write(zeros[:])\n", "	_ = zeros\n", "./internal/custody GoneFromMemory"}, // seen only where the memory is searched
 	{"records are not bound to their header", "internal/envelope/segment.go", "d.b = appendField(d.b[:d.fixed], recordHeader)", "d.b = d.b[:d.fixed]", "."},
 	{"records are not bound to their segment", "internal/envelope/segment.go", "b := binding(h.b, nil)", "b := binding(nil, nil)", "."},
 	{"the link before is not compared", "internal/envelope/segment.go", " && rec.prev() == r.chain", "", "."},
@@ -47,6 +47,24 @@ var mutations = []struct {
 	{"what wrapped an old root key stays", "internal/custody/epoch.go", "		gone.Wrapped = nil\n", "", "Epoch"},
 	{"retention keys are not destroyed", "internal/custody/retention.go", "	r.oldest, r.key = oldest, key\n	return nil\n", "	return nil\n", "Retention|Scenario39"},
 	{"the head is not compared with its anchor", "internal/custody/anchor.go", "case found.Head < at.Seq:", "case false:", "Scenario38"},
+	{"a document key is replaced under a root key that ended", "internal/custody/document_rotation.go", "k.commit(ctx, n.write, []store.RowWrite{n.write, guard})", "k.commit(ctx, n.write, []store.RowWrite{n.write, guard}[:1])", "DocumentKey"},
+	{"an open document goes on under the key before", "internal/custody/document_rotation.go", "		d.writer.segment = nil // the next record begins one\n", "		_ = d.writer\n", "DocumentKey"},
+	{"an older document key is taken again", "internal/custody/document_rotation.go", " || !key.Has(at.KeyID, d.at.KeyID) {", " {", "DocumentKey"},
+	{"a document's older keys are lost", "internal/envelope/keys.go", "n = append(append(append(n, older...), id[:]...), b[:keyBytes]...)", "n = append(append(n, id[:]...), b[:keyBytes]...)", "."},
+	{"a file without a version of the service key is taken", "internal/custody/service.go", "		if !ok {\n			return fmt.Errorf(\"%w: the data", "		if !ok {\n			continue\n		}\n		if false {\n			return fmt.Errorf(\"%w: the data", "ServiceKey"},
+	{"nodes that lack a version of the service key are not waited for", "internal/custody/service.go", "len(lacking) > 0 {", "false {", "ServiceKey"},
+	{"root keys stay under the service key's version before", "internal/custody/service.go", "err = p.k.rewrapOwn(ctx, envelope.ResourceID(id)); err == nil {", "err = error(nil); err == nil {", "ServiceKey"},
+	{"a version of the service key goes before copies are too old", "internal/custody/service.go", "over := !time.Now().Before(s.goodUntil(s.inUse[1].Since))", "over := true", "ServiceKey"},
+	{"a version of the service key goes with values under it", "internal/custody/service.go", "err != nil || !over || !s.clean {", "err != nil || !over {", "ServiceKey"},
+	{"the file of another service key is taken", "internal/envelope/service.go", "err != nil || !same || ", "err != nil || !same && false || ", "./internal/custody ServiceKey"},
+	{"data prove: records need not follow each other", "internal/custody/inspect.go", "case rec.Index() > 0 && begun && !rec.Follows(before.Link()):", "case false:", "./internal/app TestInspect"},
+	{"data prove: values of other documents pass", "internal/custody/inspect.go", "if at.Document != i.at {", "if false {", "./internal/app TestInspect"},
+	{"data prove: document keys may lie anywhere", "internal/custody/inspect.go", "key != documentKeyRow(*i.service, at.Resource, at.Document) {", "false {", "./internal/app TestInspect"},
+	{"data prove: rows need not open", "internal/custody/inspect.go", "	plain, err := i.service.OpenRow(string(key.Table), key.Partition, key.Name, s)\n	if err != nil {\n		return err\n", "	plain, err := i.service.OpenRow(string(key.Table), key.Partition, key.Name, s)\n	if err != nil {\n		return nil\n", "./internal/app TestInspect"},
+	{"a drill keeps its promise whatever it measured", "internal/provider/fluidrelay/drill.go", "d.Enforced.Sub(d.Started) <= enforceWithin && d.Recovered.Sub(d.Permitted) <= recoverWithin", "enforceWithin > recoverWithin", "Drill"},
+	{"the signature of a drill's report is not verified", "internal/cli/cmk_verify.go", "decoded[2], public); err != nil {", "decoded[2], public); err != nil && false {", "VerifyReport"},
+	{"a drill's report says what was not signed", "internal/cli/cmk_verify.go", "if !sameJSON(value, said[name]) {", "if false && !sameJSON(value, said[name]) {", "VerifyReport"},
+	{"any signature makes a drill's report", "internal/cli/cmk_verify.go", " || header.Type != drillReportType {", " {", "VerifyReport"},
 	{"the link is not compared with its anchor", "internal/custody/anchor.go", " || rec.Link() != at.Chain {", " {", "Scenario38"},
 }
 
@@ -79,9 +97,9 @@ func TestMutationsAreNoticed(t *testing.T) {
 			if err := os.WriteFile(overlayFile, overlay, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			pkg, tests := "./"+filepath.Dir(m.file), m.tests
-			if tests == "" { // seen only where the memory is searched
-				pkg, tests = "./internal/custody", "GoneFromMemory"
+			pkg, tests, found := strings.Cut(m.tests, " ")
+			if !found {
+				pkg, tests = "./"+filepath.Dir(m.file), m.tests
 			}
 			c := exec.CommandContext(t.Context(), "go", "test", "-vet=off", "-timeout", "120s", "-overlay", overlayFile, "-run", tests, pkg)
 			c.Dir = root

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/tidelock/tidelock/internal/app"
+	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/store/postgres/pgtest"
 )
 
@@ -102,10 +103,25 @@ func TestInspectDataOfAStoppedServer(t *testing.T) {
 func TestInspectFindsWhatIsWrong(t *testing.T) {
 	r := newRig(t)
 	writeDocument(t, r.endpoint)
+	writeDocument(t, r.endpoint)
 	r.stop()
 	stored := r.pairs('d')
 	records, objects, headers := ofPart(stored, 'l'), ofPart(stored, 'o'), ofPart(stored, 'h')
-	row := r.pairs('r')[0]
+	rows := r.pairs('r')
+	row := rows[0]
+	var keys []pair // of documents
+	for _, one := range rows {
+		s, err := envelope.ParseSealed(one.value[8:]) // behind the revision
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := envelope.WrappedPlace(s); ok {
+			keys = append(keys, one)
+		}
+	}
+	if len(keys) != 2 {
+		t.Fatalf("%d document keys, want 2", len(keys))
+	}
 	plain := []byte(canary)
 	for name, change := range map[string][]pair{
 		"PlainRecord":      {{records[1].key, plain}},
@@ -115,6 +131,8 @@ func TestInspectFindsWhatIsWrong(t *testing.T) {
 		"RowOfAnotherTime": {{row.key, append(bytes.Clone(row.value[:len(row.value)-1]), row.value[len(row.value)-1]^1)}},
 		"SwappedRecords":   {{records[1].key, records[2].value}, {records[2].key, records[1].value}},
 		"RepeatedRecord":   {{records[2].key, records[1].value}},
+		"ChangedRecord":    {{records[1].key, flipAt(records[1].value, len(records[1].value)-1)}}, // the tag, by which the next one follows
+		"SwappedKeys":      {{keys[0].key, keys[1].value}, {keys[1].key, keys[0].value}},
 		"ForeignDocument":  {{headers[0].key, flipAt(headers[0].value, 24)}},
 		"ForeignObject":    {{objects[0].key, flipAt(objects[0].value, 30)}},
 		"ForeignResource":  {{objects[0].key, flipAt(objects[0].value, 9)}},

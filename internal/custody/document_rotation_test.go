@@ -107,6 +107,35 @@ func TestDocumentKeyIsReplacedUnderAnOpenDocument(t *testing.T) {
 	}
 }
 
+// A row that was read before it was replaced, and comes late, is not taken.
+func TestDocumentKeyOfAnOlderRowIsNotTaken(t *testing.T) {
+	f := newFixture(t)
+	r := f.resource(Settings{})
+	d := f.document(r)
+	older, err := f.c.Store.GetRow(t.Context(), f.documentKeyRow(r, d.Handle()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.RotateDocument(t.Context(), r, d.Handle()); err != nil {
+		t.Fatal(err)
+	}
+	newest := keyIDOf(t, d)
+	at, _ := envelope.WrappedPlace(older.Value)
+	_, rootKey, err := f.lockFor(t.Context(), r, at.Epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, at, err := rootKey.UnwrapDocumentKey(older.Value, r, d.Handle())
+	f.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.take(key, at)
+	if keyIDOf(t, d) != newest {
+		t.Error("the document goes on under the key of before")
+	}
+}
+
 // Keys are replaced by age: of an open document, and of one that is opened.
 func TestDocumentKeysAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -339,6 +339,37 @@ func TestServiceKeyVersionIsDestroyed(t *testing.T) {
 	}
 }
 
+// A row that opens under no version may be under an older one that somebody else has: none goes.
+func TestServiceKeyVersionStaysWhileARowDoesNotOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOwner(t)
+		o.resource(Settings{})
+		if _, err := o.keys.Rotate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := o.settle(); err != nil {
+			t.Fatal(err)
+		}
+		key := store.RowKey{Table: "some-table", Name: o.service.Name("some-table", "id")}
+		s, err := envelope.NewServiceKey().SealRow(string(key.Table), key.Partition, key.Name, []byte("text"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.store.put(store.Row{RowKey: key, Value: s, Revision: 1})
+		o.Keeper.Close()
+		time.Sleep((retentionDays + 2) * day)
+		o.restart()
+		for range 3 {
+			if err := o.keys.turn(t.Context(), o.Keeper); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, left, done := o.keys.Status(); len(o.service.Versions()) != 2 || left != 1 || done {
+			t.Errorf("%d versions, %d values left, done %t; want 2, 1, false", len(o.service.Versions()), left, done)
+		}
+	})
+}
+
 // Nodes have files of their own. A new version seals only when all have it, and who comes
 // without it is told which one it lacks.
 func TestServiceKeyOnSeveralNodes(t *testing.T) {
