@@ -228,13 +228,13 @@ func (e *CheckError) refused(ctx context.Context, u kek, key keystore.URL, op st
 		return true
 	case keystore.Denied:
 		if key.ManagedHSM() {
-			e.add(codePermission, "The identity %[1]s may not %[2]s with the key %[3]s: assign it the role Managed HSM Crypto Service Encryption User "+
+			e.add(codePermission, "The identity %[1]s may not %[2]s the key %[3]s: assign it the role Managed HSM Crypto Service Encryption User "+
 				"in the managed HSM %[4]s (az keyvault role assignment create --hsm-name %[4]s --scope /keys/%[5]s --role \"Managed HSM Crypto Service Encryption User\" "+
 				"--assignee-principal-type ServicePrincipal --assignee-object-id $(az identity show --ids %[1]s --query principalId --output tsv)).",
 				u.identity, verb(op), key, key.Vault(), key.Name())
 			break
 		}
-		e.add(codePermission, "The identity %[1]s may not %[2]s with the key %[3]s: grant it the key permission %[4]s on vault %[5]s "+
+		e.add(codePermission, "The identity %[1]s may not %[2]s the key %[3]s: grant it the key permission %[4]s on vault %[5]s "+
 			"(the role Key Vault Crypto Service Encryption User, or an access policy: az keyvault set-policy --name %[5]s "+
 			"--object-id $(az identity show --ids %[1]s --query principalId --output tsv) --key-permissions get wrapKey unwrapKey).",
 			u.identity, verb(op), key, op, key.Vault())
@@ -294,9 +294,9 @@ func reachability(r *keystore.Error) string {
 func verb(op string) string {
 	switch op {
 	case opWrap:
-		return "wrap"
+		return "wrap with"
 	case opUnwrap:
-		return "unwrap"
+		return "unwrap with"
 	}
 	return "read (get)"
 }
