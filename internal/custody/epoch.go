@@ -541,6 +541,9 @@ func (k *Keeper) crossOver(ctx context.Context, r envelope.ResourceID, n *nextRe
 		}
 		return fmt.Errorf("store the record of the next root key: %w", err)
 	}
+	// The others go on without it, and would find out with their next probe: until then they
+	// would hold the root key that was given up.
+	k.tell(News{Resource: hex.EncodeToString(r[:])})
 	k.install(r, rec, own, evidence{verdict: proof, asked: asked})
 	k.c.Log.InfoContext(ctx, "root key replaced", "epoch", rec.Epoch, "generation", rec.Generation, "kid", rec.KeyID)
 	return nil

@@ -340,6 +340,31 @@ func TestUsesOfAllNodesAreOneChain(t *testing.T) {
 	})
 }
 
+// No node holds a root key that was given up for longer than the news take.
+func TestANewEpochOnOneNodeComesToAll(t *testing.T) {
+	withPeers(t, 3, func(t *testing.T, p *peers) {
+		r, documents := p.document(version1)
+		first := p.nodes[0]
+		first.mu.Lock()
+		first.roots[r].wraps = epochWraps
+		first.mu.Unlock()
+		if err := endEpoch(t.Context(), first.Keeper, r); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		for i, one := range p.nodes {
+			one.mu.Lock()
+			if root := one.roots[r]; root.rec.Epoch != 2 || !root.loaded {
+				t.Errorf("node %d, a second later: epoch %d, loaded %t; want that of epoch 2", i, root.rec.Epoch, root.loaded)
+			}
+			one.mu.Unlock()
+			if err := documents[i].Err(); err != nil {
+				t.Errorf("the document that was open on node %d ended: %v", i, err)
+			}
+		}
+	})
+}
+
 // The root key of a new epoch and a new wrap of it may come to another node at once.
 func TestEpochAndRotationOnOneNodeComeToAll(t *testing.T) {
 	withPeers(t, 2, func(t *testing.T, p *peers) {
