@@ -294,8 +294,17 @@ func (a *auditor) readHead(ctx context.Context) error {
 	}
 	raw, revision, err := a.read(ctx, headID)
 	if errors.Is(err, store.ErrNotFound) {
-		a.head, a.revision = &useHead{Version: useVersion, First: 1, Hash: hex.EncodeToString(make([]byte, sha256.Size))}, 0
-		return nil
+		_, _, err = a.read(ctx, "1")
+		if errors.Is(err, store.ErrNotFound) {
+			a.head, a.revision = &useHead{Version: useVersion, First: 1, Hash: hex.EncodeToString(make([]byte, sha256.Size))}, 0
+			return nil
+		}
+		if err == nil { // another process may have begun the chain between the two reads
+			raw, revision, err = a.read(ctx, headID)
+		}
+		if errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("%w: the key uses have records and no head", store.ErrCorrupt)
+		}
 	}
 	if err != nil {
 		return err
