@@ -123,18 +123,21 @@ func getAssignment(ctx context.Context, s *Service, c *call) (any, error) {
 }
 
 func deleteAssignment(ctx context.Context, s *Service, c *call) (any, error) {
-	s.removing.Lock() // of two administrators that remove each other one stays
-	defer s.removing.Unlock()
 	var a assignment
 	err := retry(func() (err error) {
 		var revision uint64
 		if a, revision, err = s.assignment(ctx, c.vault, c.target.role); err != nil {
 			return err
 		}
-		if err := s.checkLastAdmin(ctx, c.vault, a); err != nil {
-			return err
+		writes := []store.RowWrite{{RowKey: s.assignments.KeyIn(c.vault.ref(), a.Name), Expect: store.AtRevision(revision)}}
+		if a.administers() {
+			stays, err := s.anotherAdmin(ctx, c.vault, a)
+			if err != nil {
+				return err
+			}
+			writes = append(writes, stays)
 		}
-		return s.store.WriteRows(ctx, []store.RowWrite{{RowKey: s.assignments.KeyIn(c.vault.ref(), a.Name), Expect: store.AtRevision(revision)}})
+		return s.store.WriteRows(ctx, writes)
 	})
 	return a.view(), err
 }

@@ -130,20 +130,23 @@ func (s *Service) admins(v Vault, principals []string) ([]store.RowWrite, error)
 // errLastAdmin keeps an HSM from being locked for good.
 var errLastAdmin = conflict("", "This is the last assignment of Managed HSM Administrator at '/': assign the role to somebody else first.")
 
-func (s *Service) checkLastAdmin(ctx context.Context, v Vault, gone assignment) error {
-	if gone.Role != roleAdministrator || gone.Scope != "/" {
-		return nil
-	}
+// administers says that the assignment makes an administrator of the whole HSM.
+func (a assignment) administers() bool { return a.Role == roleAdministrator && a.Scope == "/" }
+
+// anotherAdmin writes another administrator as it is: together with the removal of gone it
+// succeeds only while that one is there. Of two that remove each other at once, be it on two
+// nodes, one stays. errLastAdmin if there is none.
+func (s *Service) anotherAdmin(ctx context.Context, v Vault, gone assignment) (store.RowWrite, error) {
 	all, err := s.assignments.List(ctx, s.assignments.Partition(v.ref()))
 	if err != nil {
-		return err
+		return store.RowWrite{}, err
 	}
 	for _, a := range all {
-		if a.Value.Role == roleAdministrator && a.Value.Scope == "/" && a.Value.Name != gone.Name {
-			return nil
+		if a.Value.administers() && a.Value.Name != gone.Name {
+			return s.assignments.Put(s.assignments.KeyIn(v.ref(), a.Value.Name), a.Value, store.AtRevision(a.Revision))
 		}
 	}
-	return errLastAdmin
+	return store.RowWrite{}, errLastAdmin
 }
 
 func assignmentNotFound(name string) error {

@@ -2,9 +2,11 @@ package vault_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
 
+	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/vault"
 )
 
@@ -348,5 +351,63 @@ func TestRoleAssignments(t *testing.T) {
 	c.assign(t, "contoso", "", adminRole, guidOf("somebody"))
 	if got := c.atHSM(t, "DELETE", "contoso", last, "", "").StatusCode; got != 200 {
 		t.Errorf("remove one of two administrators: got %d", got)
+	}
+}
+
+// meanwhile is a store on which something happens just before the first write of a table.
+type meanwhile struct {
+	store.Store
+	table   store.Table
+	happens func()
+}
+
+func (m *meanwhile) WriteRows(ctx context.Context, writes []store.RowWrite) error {
+	if happens := m.happens; happens != nil && writes[0].Table == m.table {
+		m.happens = nil
+		happens()
+	}
+	return m.Store.WriteRows(ctx, writes)
+}
+
+// Of two administrators who are removed at once, each on another node, one stays.
+func TestLastAdministratorStaysOfSeveralNodes(t *testing.T) {
+	c := newCloud(t, io.Discard)
+	c.hsm(t, "contoso")
+	c.assign(t, "contoso", "", adminRole, guidOf("somebody"))
+	const roles = "/providers/Microsoft.Authorization/roleAssignments"
+	admins := func() (names []string) {
+		t.Helper()
+		var list struct{ Value []struct{ Name string } }
+		if err := json.NewDecoder(c.atHSM(t, "GET", "contoso", roles, "", "").Body).Decode(&list); err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range list.Value {
+			names = append(names, v.Name)
+		}
+		return names
+	}
+	somebodys := guidOf(adminRole + guidOf("somebody"))
+	both := admins()
+	own := both[0]
+	if own == somebodys {
+		own = both[1]
+	}
+	other := vault.New(vault.Config{
+		Store: &meanwhile{c.store, "hsm-role-assignments", func() {
+			if got := c.atHSM(t, "DELETE", "contoso", roles+"/"+somebodys, "", "").StatusCode; got != 200 {
+				t.Errorf("remove one of two administrators: got %d", got)
+			}
+		}},
+		Service: c.service, Entra: c.entra, Suffix: c.suffix, HSMSuffix: c.hsmSuffix, Login: c.login, Token: c.token11,
+	})
+	r := httptest.NewRequestWithContext(t.Context(), "DELETE", "https://contoso."+c.hsmSuffix+roles+"/"+own+"?api-version=7.4", nil)
+	r.Header.Set("Authorization", "Bearer "+c.token(t, "https://managedhsm.azure.net"))
+	w := httptest.NewRecorder()
+	other.Handler().ServeHTTP(w, r)
+	if w.Code != 409 || !strings.Contains(w.Body.String(), "last assignment") {
+		t.Errorf("removing the other one meanwhile: got %d %s, want 409", w.Code, w.Body)
+	}
+	if left := admins(); len(left) != 1 || left[0] != own {
+		t.Errorf("left are %v, want %s", left, own)
 	}
 }

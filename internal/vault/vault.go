@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/tidelock/tidelock/internal/entra"
@@ -70,7 +69,6 @@ type Service struct {
 	refusals quiet // of authentications
 
 	assignments row.Table[assignment] // of managed HSMs
-	removing    sync.Mutex            // held while one is removed
 }
 
 // New returns the service.

@@ -41,6 +41,7 @@ type testCloud struct {
 	vaults    *vault.Service
 	entra     *entra.Service
 	store     store.Store
+	service   envelope.ServiceKey
 	client    *http.Client // leads every name to the server
 	suffix    string
 	hsmSuffix string
@@ -66,14 +67,13 @@ func newCloud(t *testing.T, log io.Writer) testCloud {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := testCloud{store: memory.New(), suffix: domain + ":" + u.Port(), hsmSuffix: hsmDomain + ":" + u.Port(), token11: vaulttest.NewToken(), login: server.URL}
-	service := envelope.NewServiceKey()
-	c.entra, err = entra.Open(t.Context(), entra.Config{Store: c.store, Service: service, Login: server.URL, VaultSuffix: c.suffix, HSMSuffix: c.hsmSuffix})
+	c := testCloud{store: memory.New(), service: envelope.NewServiceKey(), suffix: domain + ":" + u.Port(), hsmSuffix: hsmDomain + ":" + u.Port(), token11: vaulttest.NewToken(), login: server.URL}
+	c.entra, err = entra.Open(t.Context(), entra.Config{Store: c.store, Service: c.service, Login: server.URL, VaultSuffix: c.suffix, HSMSuffix: c.hsmSuffix})
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.vaults = vault.New(vault.Config{
-		Store: c.store, Service: service, Entra: c.entra, Suffix: c.suffix, HSMSuffix: c.hsmSuffix, Login: server.URL, Token: c.token11,
+		Store: c.store, Service: c.service, Entra: c.entra, Suffix: c.suffix, HSMSuffix: c.hsmSuffix, Login: server.URL, Token: c.token11,
 		Log: slog.New(slog.NewJSONHandler(log, nil)),
 	})
 	authority, vaults = c.entra.Handler(), c.vaults.Handler()
