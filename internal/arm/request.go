@@ -26,8 +26,8 @@ func (r *Request) Decode(v any) error {
 	return nil
 }
 
-// DecodeObject reads one JSON object and nothing after it. The error is fit for the
-// client: it says what is wrong and where.
+// DecodeObject reads one JSON object and nothing after it. Of members that have one name the
+// last counts. The error is fit for the client: it says what is wrong and where.
 func DecodeObject(raw []byte, v any) error {
 	if len(bytes.TrimLeft(raw, " \t\r\n")) == 0 {
 		return errors.New("the body is empty; a JSON object is needed")
@@ -35,10 +35,13 @@ func DecodeObject(raw []byte, v any) error {
 	if !utf8.Valid(raw) {
 		return errors.New("the body is not UTF-8")
 	}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	if first := bytes.TrimLeft(raw, " \t\r\n")[0]; first != '{' && json.Valid(raw) {
-		return errors.New("the body is not a JSON object")
+	if json.Valid(raw) {
+		if bytes.TrimLeft(raw, " \t\r\n")[0] != '{' {
+			return errors.New("the body is not a JSON object")
+		}
+		raw = lastOfEach(raw)
 	}
+	d := json.NewDecoder(bytes.NewReader(raw))
 	if err := d.Decode(v); err != nil {
 		return explain(raw, err)
 	}
@@ -46,6 +49,59 @@ func DecodeObject(raw []byte, v any) error {
 		return fmt.Errorf("there is more after the JSON object, %s", position(raw, d.InputOffset()))
 	}
 	return nil
+}
+
+// lastOfEach blanks all but the last of an object's members that have one name, at each
+// depth: that one is what the real service reads, where encoding/json would make one map or
+// one object of all of them. Every other byte stays where it is.
+func lastOfEach(raw []byte) []byte {
+	type level struct {
+		named  map[string]int // the member that a name is of; nil in an array
+		begins []int          // where each member does
+		value  bool           // what comes next is a member's value
+	}
+	var open []level
+	clean := raw
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber() // else one that is too large would end it
+	for {
+		before := d.InputOffset()
+		token, err := d.Token()
+		if err != nil { // the end: raw is valid
+			return clean
+		}
+		if n := len(open); n > 0 && open[n-1].named != nil && !open[n-1].value && token != json.Delim('}') {
+			in := &open[n-1]
+			name := token.(string)
+			at := int(before) + bytes.IndexByte(raw[before:], '"')
+			in.begins = append(in.begins, at)
+			if earlier, twice := in.named[name]; twice {
+				if &clean[0] == &raw[0] {
+					clean = bytes.Clone(raw)
+				}
+				for i := in.begins[earlier]; i < in.begins[earlier+1]; i++ {
+					if clean[i] != '\n' { // lines are counted
+						clean[i] = ' '
+					}
+				}
+			}
+			in.named[name], in.value = len(in.begins)-1, true
+			continue
+		}
+		switch token {
+		case json.Delim('{'):
+			open = append(open, level{named: map[string]int{}})
+			continue
+		case json.Delim('['):
+			open = append(open, level{})
+			continue
+		case json.Delim('}'), json.Delim(']'):
+			open = open[:len(open)-1]
+		}
+		if len(open) > 0 {
+			open[len(open)-1].value = false // that was one
+		}
+	}
 }
 
 func explain(raw []byte, err error) error {

@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 func TestPageThroughAll(t *testing.T) {
@@ -181,14 +183,60 @@ func FuzzMergePatch(f *testing.F) {
 	})
 }
 
+func TestTheLastOfEachMemberCounts(t *testing.T) {
+	type body struct {
+		Tags  map[string]string             `json:"tags"`
+		Inner *struct{ A, B string }        `json:"inner"`
+		Raw   json.RawMessage               `json:"raw"`
+		List  []map[string]*struct{ A int } `json:"list"`
+	}
+	for _, c := range []struct{ name, given, same string }{
+		{"Map", `{"tags":{"a":"1"},"tags":{"b":"2"}}`, `{"tags":{"b":"2"}}`},
+		{"InMap", `{"tags":{"a":"1","b":"2","a":"3"}}`, `{"tags":{"b":"2","a":"3"}}`},
+		{"Object", `{"inner":{"A":"1","B":"2"},"inner":{"A":"3"}}`, `{"inner":{"A":"3"}}`},
+		{"Null", `{"inner":{"A":"1"},"tags":{"a":"1"},"inner":null,"tags":null}`, `{}`},
+		{"ThreeTimes", `{ "tags" : {"a":"1"} , "inner":{"A":"1"}, "tags":null,"tags" : {"c":"3"} }`, `{"inner":{"A":"1"},"tags":{"c":"3"}}`},
+		{"Escaped", `{"tags":{"a":"1"},"\u0074ags":{"b":"2"}}`, `{"tags":{"b":"2"}}`},
+		{"InLists", `{"list":[{"x":{"A":1},"x":{}},{"x":{"A":1}}]}`, `{"list":[{"x":{}},{"x":{"A":1}}]}`},
+		{"AfterLargeNumbers", `{"other":1e999,"tags":{"a":"1"},"tags":{}}`, `{"tags":{}}`},
+		{"NotAcrossObjects", `{"inner":{"A":"1"},"list":[{"inner":{"A":1}}]}`, `{"inner":{"A":"1"},"list":[{"inner":{"A":1}}]}`},
+	} {
+		var got, want body
+		if err := DecodeObject([]byte(c.given), &got); err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		if err := json.Unmarshal([]byte(c.same), &want); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v, want %+v", c.name, got, want)
+		}
+	}
+	var v body
+	if err := DecodeObject([]byte("{\"tags\":{},\n \"tags\":[]}"), &v); err == nil || !strings.Contains(err.Error(), "'tags', line 2, position 9") {
+		t.Errorf("a wrong type after a repetition: %v", err)
+	}
+}
+
 func FuzzDecodeObject(f *testing.F) {
-	for _, s := range []string{`{}`, `{"a":`, "{\n\"a\" 1}", `[]`, `{}x`, "\xff", `{"Location":3}`} {
+	for _, s := range []string{`{}`, `{"a":`, "{\n\"a\" 1}", `[]`, `{}x`, "\xff", `{"Location":3}`, `{"a":[{"b":1,"b":{}}],"a":2e999}`, `{"a":{"a":1},"b":[],"a":"a"}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		var v struct{ Location string }
-		if DecodeObject(raw, &v) == nil && !json.Valid(raw) {
+		var v json.RawMessage
+		if DecodeObject(raw, &v) != nil {
+			return
+		}
+		if !json.Valid(raw) {
 			t.Fatalf("%q is taken, but is not JSON", raw)
+		}
+		if !jsontext.Value(v).IsValid(jsontext.AllowInvalidUTF8(true)) {
+			t.Fatalf("%q is read as %q, in which a member is repeated", raw, v)
+		}
+		want, wantErr := generic(raw) // in which the last counts
+		got, err := generic(v)
+		if err != nil || wantErr != nil || !reflect.DeepEqual(got, want) {
+			t.Fatalf("%q is read as %q: %v, %v", raw, v, err, wantErr)
 		}
 	})
 }

@@ -246,6 +246,7 @@ func TestMerging(t *testing.T) {
 	want(a, "tags", map[string]any{"c": "3"})
 	want(a, "name", "Srv")
 	want(a, "identity.type", "UserAssigned")
+	want(patch(`{"tags":{"d":"4"},"tags":{"c":"3"}}`), "tags", map[string]any{"c": "3"})
 	a = patch(fmt.Sprintf(`{"location":" westus2 ","identity":{"type":"SystemAssigned , UserAssigned","userAssignedIdentities":{%q:{}}}}`, f.id2))
 	want(a, "identity.type", "SystemAssigned, UserAssigned")
 	if ids, _ := a.Get("identity.userAssignedIdentities").(map[string]any); len(ids) != 2 || a.Get("identity.principalId") == nil {
