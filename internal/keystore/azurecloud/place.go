@@ -14,6 +14,7 @@ import (
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/arm"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/keyvault/armkeyvault"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/msi/armmsi"
 )
@@ -137,18 +138,14 @@ func (p *Places) vaults(ctx context.Context, subscription, host string) (Place, 
 	if err != nil {
 		return Place{}, false, err
 	}
-	for pager := client.NewListBySubscriptionPager(nil); pager.More(); {
-		page, err := pager.NextPage(ctx)
-		if err != nil {
-			return Place{}, false, err
-		}
+	return find(ctx, host, client.NewListBySubscriptionPager(nil), func(page armkeyvault.VaultsClientListBySubscriptionResponse) (all []listed) {
 		for _, v := range page.Value {
-			if v.Properties != nil && sameHost(v.Properties.VaultURI, host) {
-				return Place{Region: short(v.Location), TenantID: text(v.Properties.TenantID)}, true, nil
+			if v.Properties != nil {
+				all = append(all, listed{v.Properties.VaultURI, v.Location, v.Properties.TenantID})
 			}
 		}
-	}
-	return Place{}, false, nil
+		return all
+	})
 }
 
 func (p *Places) hsms(ctx context.Context, subscription, host string) (Place, bool, error) {
@@ -156,14 +153,29 @@ func (p *Places) hsms(ctx context.Context, subscription, host string) (Place, bo
 	if err != nil {
 		return Place{}, false, err
 	}
-	for pager := client.NewListBySubscriptionPager(nil); pager.More(); {
+	return find(ctx, host, client.NewListBySubscriptionPager(nil), func(page armkeyvault.ManagedHsmsClientListBySubscriptionResponse) (all []listed) {
+		for _, h := range page.Value {
+			if h.Properties != nil {
+				all = append(all, listed{h.Properties.HsmURI, h.Location, h.Properties.TenantID})
+			}
+		}
+		return all
+	})
+}
+
+// listed is a key store as a list of either kind shows it.
+type listed struct{ uri, location, tenantID *string }
+
+// find goes through the pages of a list until the key store of this host is on one.
+func find[P any](ctx context.Context, host string, pager *runtime.Pager[P], on func(P) []listed) (Place, bool, error) {
+	for pager.More() {
 		page, err := pager.NextPage(ctx)
 		if err != nil {
 			return Place{}, false, err
 		}
-		for _, h := range page.Value {
-			if h.Properties != nil && sameHost(h.Properties.HsmURI, host) {
-				return Place{Region: short(h.Location), TenantID: text(h.Properties.TenantID)}, true, nil
+		for _, k := range on(page) {
+			if sameHost(k.uri, host) {
+				return Place{Region: short(k.location), TenantID: text(k.tenantID)}, true, nil
 			}
 		}
 	}
