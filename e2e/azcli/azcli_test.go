@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tidelock/tidelock/e2e/process"
 )
 
 // The article's request, with its typographic quote mended.
@@ -72,12 +74,13 @@ func TestCloudFromMetadataURL(t *testing.T) {
 
 // az as a workload: it logs in as a managed identity, in Cloud Shell's form.
 func TestLoginWithIdentity(t *testing.T) {
-	const id = "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/quickstart/providers/Microsoft.ManagedIdentity/userAssignedIdentities/relay-identity"
 	r := newRig(t)
-	endpoint := free(t)
-	r.restart("--identity-endpoint", endpoint, "--identity-imds", "--identity", strings.Replace(id, "00000000-0000-0000-0000-000000000000", r.profile.SubscriptionID, 1))
+	id := "/subscriptions/" + r.profile.SubscriptionID + "/resourceGroups/quickstart/providers/Microsoft.ManagedIdentity/userAssignedIdentities/relay-identity"
+	endpoint := process.FreeAddress(t)
+	r.must(r.server.Stop(t))
+	r.start("--identity-endpoint", endpoint, "--identity-imds", "--identity", id)
 	c := r.client(append(r.proxy, "MSI_ENDPOINT=http://"+endpoint+"/oauth2/token")...)
-	c.wants("userAssignedIdentity", "[0].user.name", "login", "--identity", "--allow-no-subscriptions", "-u", strings.Replace(id, "00000000-0000-0000-0000-000000000000", r.profile.SubscriptionID, 1))
+	c.wants("userAssignedIdentity", "[0].user.name", "login", "--identity", "--allow-no-subscriptions", "-u", id)
 	c.wants(r.profile.DirectoryID, "tenant", "account", "get-access-token", "--resource", "https://vault.azure.net")
 }
 

@@ -3,47 +3,49 @@
 package azcli
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
 	"testing"
+
+	"github.com/tidelock/tidelock/e2e/process"
 )
 
 // rig is a server process, and the proxy beside it.
 type rig struct {
 	t       *testing.T
-	binary  string
-	data    string
 	url     string   // of the management plane
 	proxy   []string // variables that lead a client through it
-	serving []string // the server's command line
-	stop    func()   // ends it
+	flags   []string // of the server
+	server  *process.Process
 	profile struct {
 		DirectoryID, SubscriptionID, ClientID, ClientSecret, ObjectID, CAFile, VaultSuffix string
 	}
 }
 
-func newRig(t *testing.T, flags ...string) *rig {
+func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, binary: os.Getenv("TIDELOCK_BIN"), data: filepath.Join(t.TempDir(), "data")}
-	if r.binary == "" {
-		t.Fatal("TIDELOCK_BIN is not set: run 'make azcli'")
-	}
-	management := free(t)
-	r.url = "https://" + management
-	r.serving = append([]string{"quickstart", "--relay", free(t), "--management", management}, flags...)
-	_, r.stop = r.start("is serving", r.serving...)
-	raw, err := os.ReadFile(r.data + ".keys/admin.json")
+	data, management := filepath.Join(t.TempDir(), "data"), process.FreeAddress(t)
+	r := &rig{t: t, url: "https://" + management, flags: []string{"--data", data, "--relay", process.FreeAddress(t), "--management", management}}
+	r.start()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(r.server.Log())
+		}
+	})
+	raw, err := os.ReadFile(data + ".keys/admin.json")
 	r.must(err)
 	r.must(json.Unmarshal(raw, &r.profile))
-	line, _ := r.start("NODE_EXTRA_CA_CERTS", "proxy", "--listen", free(t))
-	r.proxy = append(strings.Fields(line[0])[1:], strings.Fields(line[1])[1:]...)
+	proxy := process.Start(t, "proxy", "--data", data, "--listen", process.FreeAddress(t))
+	for _, line := range proxy.Printed {
+		if variables, ok := strings.CutPrefix(line, "export "); ok {
+			r.proxy = append(r.proxy, strings.Fields(variables)...)
+		}
+	}
 	return r
 }
 
@@ -54,52 +56,10 @@ func (r *rig) must(err error) {
 	}
 }
 
-func free(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-// restart stops the server and starts it with more flags.
-func (r *rig) restart(flags ...string) {
+// start serves with more flags than the rig's own.
+func (r *rig) start(more ...string) {
 	r.t.Helper()
-	r.stop()
-	_, r.stop = r.start("is serving", append(r.serving, flags...)...)
-}
-
-// start runs a command of the binary until it is stopped or the test ends, and returns
-// what it printed until it was ready.
-func (r *rig) start(ready string, args ...string) (printed []string, stop func()) {
-	r.t.Helper()
-	c := exec.Command(r.binary, append(args, "--data", r.data)...)
-	var log bytes.Buffer
-	c.Stderr = &log
-	out, err := c.StdoutPipe()
-	r.must(err)
-	r.must(c.Start())
-	stop = sync.OnceFunc(func() {
-		_ = c.Process.Signal(os.Interrupt) // it may have ended by itself: Wait says so
-		if err := c.Wait(); err != nil || r.t.Failed() {
-			r.t.Logf("tidelock %s: %v\n%s", args[0], err, &log)
-		}
-	})
-	r.t.Cleanup(stop)
-	for lines := bufio.NewScanner(out); lines.Scan(); {
-		printed = append(printed, lines.Text())
-		if strings.Contains(lines.Text(), ready) {
-			go func() {
-				for lines.Scan() { // the rest, so that the process never waits for us
-				}
-			}()
-			return printed, stop
-		}
-	}
-	r.t.Fatalf("tidelock %s ended before it was ready: %s", args[0], &log)
-	return nil, nil
+	r.server = process.Start(r.t, slices.Concat([]string{"quickstart"}, r.flags, more)...)
 }
 
 // roots is the system's certificates and the server's own authority.

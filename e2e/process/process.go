@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -40,9 +41,14 @@ func FreeAddress(t *testing.T) string {
 
 // Process is one that serves.
 type Process struct {
+	Printed []string // lines, until it served
+
 	cmd *exec.Cmd
 	log bytes.Buffer
 }
+
+// ready is in the line with which 'serve', 'quickstart' and 'proxy' say that they serve.
+var ready = []string{"relay at", "is serving", "NODE_EXTRA_CA_CERTS"}
 
 // Start runs the binary and returns once it says that it serves. It ends with the test.
 func Start(t *testing.T, args ...string) *Process {
@@ -59,7 +65,8 @@ func Start(t *testing.T, args ...string) *Process {
 	t.Cleanup(p.Kill)
 	lines := bufio.NewScanner(out)
 	for lines.Scan() {
-		if strings.Contains(lines.Text(), "relay at") || strings.Contains(lines.Text(), "is serving") {
+		p.Printed = append(p.Printed, lines.Text())
+		if slices.ContainsFunc(ready, func(words string) bool { return strings.Contains(lines.Text(), words) }) {
 			go func() {
 				for lines.Scan() { // the rest, so that the process never waits for us
 				}
