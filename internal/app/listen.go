@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -56,8 +57,33 @@ type managementFaces struct {
 	vault, authority, metadata, publicMetadata, manager, graph, events http.Handler
 }
 
+// A request has a minute to come, its answer another to go: more than any route works.
+const (
+	managementReads  = time.Minute
+	managementWrites = 2 * time.Minute
+)
+
 func (m managementFaces) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	m.face(r).ServeHTTP(w, r)
+	c, now := http.NewResponseController(w), time.Now()
+	// Writers of tests have no deadlines; those of net/http always do.
+	_ = c.SetReadDeadline(now.Add(managementReads))
+	_ = c.SetWriteDeadline(now.Add(managementWrites))
+	m.face(r).ServeHTTP(patientWriter{w, r.Body}, r)
+}
+
+// patientWriter refuses a request only after it has read what the client still sends of it,
+// however much: a connection or stream that ends meanwhile looks like a network failure, and
+// what is too large would come again and again.
+type patientWriter struct {
+	http.ResponseWriter
+	body io.Reader
+}
+
+func (w patientWriter) WriteHeader(status int) {
+	if status >= http.StatusBadRequest {
+		_, _ = io.Copy(io.Discard, w.body) // when the time is over, the refusal goes out without the rest
+	}
+	w.ResponseWriter.WriteHeader(status)
 }
 
 func (m managementFaces) face(r *http.Request) http.Handler {

@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"crypto/rand"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -89,4 +93,78 @@ func TestPortsMayChange(t *testing.T) {
 	if after.status != http.StatusOK || !bytes.Equal(after.body, before.body) {
 		t.Errorf("on another port: %d %s", after.status, after.body)
 	}
+}
+
+// A client that sends all it has before it looks for an answer gets one from each face,
+// however much that is, whoever it is: so a stream that was reset does not look like one.
+func TestTooLargeIsAnswered(t *testing.T) {
+	r := newRig(t)
+	a := asker{r, r.web()}
+	admin := person{r.profile.DirectoryID, r.profile.ClientID, r.profile.ObjectID, r.profile.ClientSecret}
+	bearer := func(audience string) string { return "Bearer " + a.token(admin, audience) }
+	m := r.profile.ManagementURL
+	relay := m + "/subscriptions/" + r.profile.SubscriptionID + "/resourceGroups/quickstart/providers/Microsoft.FluidRelay/fluidRelayServers/quickstart?api-version=2022-06-01"
+	key := "https://quickstart-vault." + r.profile.VaultSuffix + "/keys/large/create?api-version=7.4"
+	for _, c := range []struct {
+		name, method, url, authorization, kind string
+		status                                 int
+		code                                   string
+	}{
+		{"ResourceManager", "PATCH", relay, bearer("https://management.azure.com"), "application/json", 413, "RequestContentTooLarge"},
+		{"ResourceManagersStranger", "PATCH", relay, "", "application/json", 401, "AuthenticationFailed"},
+		{"Vault", "POST", key, bearer("https://vault.azure.net"), "application/json", 400, "BadParameter"},
+		{"VaultsStranger", "POST", key, "", "application/json", 401, "Unauthorized"},
+		{"Graph", "POST", m + "/graph/v1.0/applications", bearer("https://graph.microsoft.com"), "application/json", 400, "Request_BadRequest"},
+		{"Authority", "POST", m + "/" + admin.Directory + "/oauth2/v2.0/token", "", "application/x-www-form-urlencoded", 400, "invalid_request"},
+		{"Metadata", "POST", m + "/metadata/endpoints?api-version=2022-09-01", "", "application/json", 405, ""},
+	} {
+		for _, http2 := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/http2=%v", c.name, http2), func(t *testing.T) {
+				client := r.web()
+				client.Transport.(*http.Transport).ForceAttemptHTTP2 = http2
+				const length = 32 << 20 // more than any buffer on the way takes
+				sent := &countingReader{r: io.LimitReader(endless{}, length)}
+				req, err := http.NewRequestWithContext(t.Context(), c.method, c.url, struct{ io.Reader }{sent}) // of no known length
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header.Set("Content-Type", c.kind)
+				if c.authorization != "" {
+					req.Header.Set("Authorization", c.authorization)
+				}
+				resp, err := client.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				answer, err := io.ReadAll(resp.Body)
+				if err != nil || resp.StatusCode != c.status || !strings.Contains(string(answer), c.code) || (resp.ProtoMajor == 2) != http2 {
+					t.Errorf("got %s %d %s %v, want %d %s", resp.Proto, resp.StatusCode, answer, err, c.status, c.code)
+				}
+				if n := sent.n.Load(); n != length {
+					t.Errorf("the client could send %d bytes of %d", n, length)
+				}
+			})
+		}
+	}
+}
+
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = ' '
+	}
+	return len(p), nil
+}
+
+type countingReader struct {
+	r io.Reader
+	n atomic.Int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n.Add(int64(n))
+	return n, err
 }

@@ -105,6 +105,8 @@ func (rt *Router) serve(r *http.Request, a *answer) (*Response, error) {
 
 // run does what is left once the caller may: group, body, handler.
 func (rt *Router) run(route *boundRoute, req *Request) (*Response, error) {
+	// It is read first, for as long as its sender takes: nothing waits for that.
+	body, bodyErr := readBody(req.HTTP)
 	ctx := req.HTTP.Context()
 	if req.HTTP.Method != http.MethodGet && req.HTTP.Method != http.MethodHead {
 		// A client that hangs up does not leave a write half done.
@@ -121,9 +123,8 @@ func (rt *Router) run(route *boundRoute, req *Request) (*Response, error) {
 	if err := rt.checkGroup(ctx, route, req); err != nil {
 		return nil, err
 	}
-	body, err := readBody(req.HTTP)
-	if err != nil {
-		return nil, err
+	if bodyErr != nil {
+		return nil, bodyErr
 	}
 	req.Body = body
 	resp, err := route.Handle(ctx, req)

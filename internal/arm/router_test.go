@@ -5,11 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 )
 
 const (
@@ -225,4 +228,35 @@ func TestGroupIsNotDeletedUnderAWrite(t *testing.T) {
 	if got := strings.Join(order, " "); got != "written deleted" {
 		t.Errorf("got order %q, want the write first", got)
 	}
+}
+
+// A writer that takes its time to send a body keeps nobody from deleting the group.
+func TestGroupIsDeletedBesideASlowBody(t *testing.T) {
+	nothing := func(context.Context, *Request) (*Response, error) { return nil, nil }
+	rt, _ := testRouter(t,
+		Route{Method: "PUT", Pattern: InGroup + "/providers/Microsoft.Thing/things/{name}", Action: "w", Handle: nothing},
+		Route{Method: "DELETE", Pattern: InGroup, Action: "d", Handle: nothing})
+	body, sender := io.Pipe()
+	slow := httptest.NewRequestWithContext(t.Context(), "PUT", "https://management.test"+thing+v1, body)
+	slow.Header.Set("Authorization", "Bearer good")
+	var sending sync.WaitGroup
+	sending.Go(func() { rt.ServeHTTP(httptest.NewRecorder(), slow) })
+	if _, err := sender.Write([]byte("{")); err != nil { // returns when it was read
+		t.Fatal(err)
+	}
+	deleted := make(chan int, 1)
+	go func() {
+		w, _ := do(t, rt, "DELETE", group+v1, "good", "")
+		deleted <- w.Code
+	}()
+	select {
+	case got := <-deleted:
+		if got != 200 {
+			t.Errorf("got %d, want 200", got)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the deletion waits for the body")
+	}
+	sender.Close()
+	sending.Wait()
 }
