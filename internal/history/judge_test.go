@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/sequencer"
 )
 
@@ -164,6 +165,21 @@ func TestJudgeRefusesWhatGrowsOverALimit(t *testing.T) {
 	v, err := r.doc.Judge(t.Context(), []string{first}, r.log(summarizeOp(r.upload(nested(MaxDepth-1)), first, 1)))
 	if err != nil || v.Type != sequencer.TypeSummaryNack || !strings.Contains(string(v.Contents), "deeper than 64") {
 		t.Errorf("verdict %s %s, %v; want a nack", v.Type, v.Contents, err)
+	}
+}
+
+// A quorum that no object holds is refused, too: it will be as large whenever it is tried.
+func TestJudgeRefusesAQuorumThatIsTooLarge(t *testing.T) {
+	r := newRig(t)
+	first := r.create()
+	r.log(join("a"))
+	large := `"` + strings.Repeat("x", 700<<10) + `"`
+	for i := range envelope.MaxPlaintextBytes/len(large) + 1 {
+		r.log(propose(fmt.Sprint(i), large))
+	}
+	v, err := r.doc.Judge(t.Context(), []string{first}, r.log(summarizeOp(r.upload(), first, r.seq)))
+	if err != nil || v.Type != sequencer.TypeSummaryNack || !strings.Contains(string(v.Contents), "whatever the limits") {
+		t.Errorf("verdict %s %.200s, %v; want a nack", v.Type, v.Contents, err)
 	}
 }
 

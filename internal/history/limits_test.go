@@ -3,6 +3,8 @@ package history
 import (
 	"strings"
 	"testing"
+
+	"github.com/tidelock/tidelock/internal/envelope"
 )
 
 // What an operator set holds for what is stored from then on.
@@ -27,4 +29,8 @@ func TestLimitsThatWereSet(t *testing.T) {
 	if _, err := wide.PutBlob(t.Context(), make([]byte, MaxUploadBytes+1)); err != nil {
 		t.Errorf("blob within a raised limit: %v", err)
 	}
+	// What one object holds is no setting.
+	widest := r.doc.WithLimits(Limits{UploadBytes: 2 * envelope.MaxPlaintextBytes})
+	_, err = widest.PutBlob(t.Context(), make([]byte, envelope.MaxPlaintextBytes+1))
+	wantBad(t, err, "one can have 32505856, whatever the limits")
 }

@@ -214,6 +214,9 @@ func (b *batch) add(ctx context.Context, kind objectKind, content []byte) (id st
 		return id, nil
 	}
 	object, err := b.d.keys.SealObject(envelope.KindObject, name, content)
+	if errors.Is(err, envelope.ErrTooLarge) {
+		return "", fmt.Errorf("%w: a %s of %d bytes; one can have %d, whatever the limits", ErrBadSummary, kind, len(content), envelope.MaxPlaintextBytes)
+	}
 	if err != nil {
 		return "", fmt.Errorf("seal %s %s: %w", kind, id, err)
 	}
