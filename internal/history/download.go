@@ -90,21 +90,26 @@ func (s *Summary) Write(ctx context.Context, w io.Writer) error {
 }
 
 func (s *Summary) writeBlob(ctx context.Context, out *chunks, id string) error {
-	content, release, err := s.d.shareBlob(ctx, id)
+	content, release, err := s.d.Blob(ctx, id)
 	if err != nil {
 		return missing(err)
 	}
 	defer release()
 	out.b = fmt.Appendf(out.b, `{"id":"%s","size":%d,"encoding":"base64","content":"`, id, len(content))
-	// Pieces are a multiple of 3 bytes, so only the last one is padded.
-	for piece := range slices.Chunk(content, 48<<10) {
-		out.b = base64.StdEncoding.AppendEncode(out.b, piece)
-		if err := out.flush(chunkBytes); err != nil {
-			return err
-		}
+	if err := out.base64(content); err != nil {
+		return err
 	}
 	out.b = append(out.b, `"}`...)
 	return nil
+}
+
+// WriteBase64 writes content as base64, piece by piece.
+func WriteBase64(w io.Writer, content []byte) error {
+	out := &chunks{w: w}
+	if err := out.base64(content); err != nil {
+		return err
+	}
+	return out.flush(0)
 }
 
 // writeEntries writes what is below the tree id, at most MaxEntries entries: every
@@ -148,6 +153,17 @@ type chunks struct {
 }
 
 const chunkBytes = 64 << 10
+
+func (c *chunks) base64(content []byte) error {
+	// Pieces are a multiple of 3 bytes, so only the last one is padded.
+	for piece := range slices.Chunk(content, 48<<10) {
+		c.b = base64.StdEncoding.AppendEncode(c.b, piece)
+		if err := c.flush(chunkBytes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // flush writes what is there once it is at least so many bytes.
 func (c *chunks) flush(atLeast int) error {

@@ -149,11 +149,6 @@ func (d *Document) PutBlob(ctx context.Context, content []byte) (id string, err 
 	return e.ID, b.put(ctx)
 }
 
-// Blob returns the content of a blob of a summary or an attachment. ErrNotFound.
-func (d *Document) Blob(ctx context.Context, id string) ([]byte, error) {
-	return d.load(ctx, blobObject, id)
-}
-
 // Commit is one version of a document.
 type Commit struct {
 	ID      string

@@ -16,8 +16,9 @@ type sharedBlob struct {
 	content []byte     // nil until then
 }
 
-// shareBlob returns the content of a blob, not to be changed, and what gives it back.
-func (d *Document) shareBlob(ctx context.Context, id string) (content []byte, release func(), err error) {
+// Blob returns the content of a blob of a summary or an attachment, not to be changed, and
+// what gives it back. ErrNotFound.
+func (d *Document) Blob(ctx context.Context, id string) (content []byte, release func(), err error) {
 	d.mu.Lock()
 	b := d.shared[id]
 	if b == nil {

@@ -82,16 +82,16 @@ func TestSharedBlobsNeedTheKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, release, err := r.doc.shareBlob(t.Context(), id)
+	_, release, err := r.doc.Blob(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer release()
 	r.keeper.Close()
-	if _, _, err := r.doc.shareBlob(t.Context(), id); err == nil {
+	if _, _, err := r.doc.Blob(t.Context(), id); err == nil {
 		t.Error("a blob was read without the key")
 	}
-	if _, _, err := r.doc.shareBlob(t.Context(), strings.Repeat("0", 40)); err == nil {
+	if _, _, err := r.doc.Blob(t.Context(), strings.Repeat("0", 40)); err == nil {
 		t.Errorf("an unknown blob: %v", err)
 	}
 	if n := len(r.doc.shared); n != 1 {

@@ -338,15 +338,17 @@ func TestPutBlob(t *testing.T) {
 		if err != nil || id != want {
 			t.Errorf("id of %q: %s, %v; want %s", content, id, err, want)
 		}
-		if got, err := r.doc.Blob(t.Context(), id); err != nil || string(got) != content {
-			t.Errorf("blob %s: %q, %v; want %q", id, got, err, content)
+		got, release, err := r.doc.Blob(t.Context(), id)
+		if err != nil || string(got) != content {
+			t.Fatalf("blob %s: %q, %v; want %q", id, got, err, content)
 		}
+		release()
 	}
 	if _, err := r.doc.PutBlob(t.Context(), make([]byte, MaxUploadBytes+1)); !errors.Is(err, ErrBadSummary) {
 		t.Errorf("blob over the limit: %v, want ErrBadSummary", err)
 	}
 	for _, id := range []string{"", "latest", strings.Repeat("0", 40), strings.Repeat("E", 40)} {
-		if _, err := r.doc.Blob(t.Context(), id); !errors.Is(err, ErrNotFound) {
+		if _, _, err := r.doc.Blob(t.Context(), id); !errors.Is(err, ErrNotFound) {
 			t.Errorf("blob %q: %v, want ErrNotFound", id, err)
 		}
 	}

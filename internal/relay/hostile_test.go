@@ -2,6 +2,8 @@ package relay
 
 import (
 	"bytes"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net"
 	"runtime"
@@ -389,4 +391,33 @@ func TestRefusalsThatNobodyReads(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Many ask for one large attachment and read nothing: it is in memory once.
+func TestDownloadsOfABlobThatNobodyReads(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		const n, size = 50, 4 << 20
+		id := r.create()
+		sent := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("x"), size))
+		var blob gitObject
+		if a := r.call("POST", "/repos/t1/git/blobs", r.token(id), fmt.Sprintf(`{"content":%q,"encoding":"base64"}`, sent)); json.Unmarshal(a.body, &blob) != nil || a.status != 201 {
+			t.Fatalf("upload: %d %s", a.status, a.body)
+		}
+		authorization := authorization("/repos/", r.token(id))["Authorization"]
+		before := heap()
+		for range n {
+			conn, err := r.pipes.dial(t.Context(), "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := fmt.Fprintf(conn, "GET /repos/t1/git/blobs/%s HTTP/1.1\r\nHost: relay.test\r\nAuthorization: %s\r\n\r\n", blob.SHA, authorization); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if used, most := heap()-before, 3*size; used > most {
+			t.Errorf("%d MB in use for %d downloads of %d MB, want at most %d", used>>20, n, size>>20, most>>20)
+		}
+	})
 }

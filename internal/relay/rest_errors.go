@@ -149,8 +149,10 @@ func answerThrottled(w http.ResponseWriter, wait time.Duration) {
 	}{http.StatusTooManyRequests, throttling, throttledMessage, seconds})
 }
 
+const jsonType = "application/json; charset=utf-8"
+
 func answerJSON(w http.ResponseWriter, status int, v any) {
-	answerBytes(w, status, "application/json; charset=utf-8", encode(v))
+	answerBytes(w, status, jsonType, encode(v))
 }
 
 func answerText(w http.ResponseWriter, status int, text string) {
@@ -158,12 +160,17 @@ func answerText(w http.ResponseWriter, status int, text string) {
 }
 
 func answerBytes(w http.ResponseWriter, status int, contentType string, b []byte) {
+	answerHeader(w, status, contentType, len(b))
+	_, _ = w.Write(b) // the client went away: nobody to tell
+}
+
+// answerHeader begins an answer of n bytes.
+func answerHeader(w http.ResponseWriter, status int, contentType string, n int) {
 	h := w.Header()
 	h.Set("Content-Type", contentType)
-	h.Set("Content-Length", strconv.Itoa(len(b)))
+	h.Set("Content-Length", strconv.Itoa(n))
 	if status >= http.StatusBadRequest {
 		h.Set("Cache-Control", noStore)
 	}
 	w.WriteHeader(status)
-	_, _ = w.Write(b) // the client went away: nobody to tell
 }

@@ -2,6 +2,8 @@ package relay
 
 import (
 	"encoding/base64"
+	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -65,17 +67,19 @@ func (s *Server) postBlob(c *call) error {
 func (s *Server) getBlob(c *call) error {
 	return s.onDocument(c, func(d *document) error {
 		id := c.r.PathValue("sha")
-		content, err := d.store().Blob(c.r.Context(), id)
+		// All who read it hold one copy: a reader who stops reading keeps what he was given.
+		content, release, err := d.store().Blob(c.r.Context(), id)
 		if err != nil {
 			return err
 		}
+		defer release()
 		cacheable(c)
-		answerJSON(c.w, http.StatusOK, struct {
-			gitObject
-			Size     int    `json:"size"`
-			Content  string `json:"content"`
-			Encoding string `json:"encoding"`
-		}{gitObject{SHA: id}, len(content), base64.StdEncoding.EncodeToString(content), "base64"})
+		begin := fmt.Sprintf(`{"sha":"%s","url":"","size":%d,"content":"`, id, len(content))
+		const end = `","encoding":"base64"}`
+		answerHeader(c.w, http.StatusOK, jsonType, len(begin)+base64.StdEncoding.EncodedLen(len(content))+len(end))
+		_, _ = io.WriteString(c.w, begin) // the client went away: nobody to tell
+		_ = history.WriteBase64(c.w, content)
+		_, _ = io.WriteString(c.w, end)
 		return nil
 	})
 }
