@@ -48,6 +48,8 @@ var (
 	nackOp = refusal{code: 400, kind: badRequest, message: "Invalid op message"}
 	// As nackOp. Unmodified clients split what is larger than 200 kB.
 	nackTooLarge = refusal{code: 413, kind: badRequest, message: "Op size too large"}
+	// The client waits, connects again and sends the op again.
+	nackSummaries = refusal{code: 429, kind: throttling, message: "Too many summaries of this document wait to be decided on", retryAfter: 5 * time.Second}
 	// As nackOp. A frame is full before clients come to so many.
 	nackTooMany = refusal{code: 413, kind: badRequest, message: "Too many ops or signals in one message"}
 )

@@ -122,6 +122,10 @@ const (
 	// maxOpsPerMessage bounds ops or signals in one message, before any of them is
 	// looked at. As many of the shortest ops fill a frame, so clients do not meet it.
 	maxOpsPerMessage = 16 << 10
+	// maxUndecided is how many summaries of one document may wait to be decided on. Each is
+	// held until it is, in every checkpoint too, and deciding takes longer than proposing.
+	// Fluid clients elect one of theirs to propose, and it waits for the answer.
+	maxUndecided = 16
 	// maxOpUnits is the size of an op: of its contents in UTF-16 code units, as
 	// clients count, who refuse to send more. maxOpBytes holds besides.
 	maxOpUnits = 700 << 10

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -11,6 +12,10 @@ import (
 	"unicode/utf16"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/sequencer"
+	"github.com/tidelock/tidelock/internal/store"
 )
 
 // limitedBubble is bubble under other limits.
@@ -63,6 +68,67 @@ func TestOpsOverTheRate(t *testing.T) {
 			t.Errorf("log has %s, want %s", got, want)
 		}
 	})
+}
+
+// Summaries that nobody has decided on yet are held, so there are only so many of them: who
+// proposes more is told to come back, and everything taken is answered.
+func TestSummariesThatWait(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		id := r.create()
+		a := r.join(id, summarizer)
+		proposal := string(encode(map[string]any{"handle": "unknown", "head": r.head(id)}))
+		propose := func(n int) {
+			var batch []any
+			for range n {
+				op := a.op(proposal)
+				op["type"] = "summarize"
+				batch = append(batch, op)
+			}
+			a.emit("submitOp", a.id, []any{batch})
+		}
+		verdicts := func() (n int) {
+			for _, op := range r.log(id) {
+				if op.Type == sequencer.TypeSummaryNack {
+					n++
+				}
+			}
+			return n
+		}
+		propose(maxUndecided)
+		synctest.Wait()
+		if got := verdicts(); got != maxUndecided {
+			t.Errorf("%d summaries were answered, want %d", got, maxUndecided)
+		}
+		propose(maxUndecided + 1)
+		if got, want := a.awaitNack().Content, (nackContent{429, throttling, nackSummaries.message, 5}); got != want {
+			t.Errorf("one more: %+v, want %+v", got, want)
+		}
+		a.csn -= maxUndecided + 1 // nothing of it was taken
+
+		// While none can be decided.
+		intact := r.store.Store
+		r.store.swap(unreadable{intact})
+		for range maxUndecided + 1 {
+			propose(1)
+			synctest.Wait()
+		}
+		if got := a.awaitNack().Content.Code; got != 429 {
+			t.Errorf("one more than may wait: nack %d, want 429", got)
+		}
+		r.store.swap(intact)
+		time.Sleep(time.Minute) // until it is tried again
+		synctest.Wait()
+		if got := verdicts(); got != 2*maxUndecided {
+			t.Errorf("%d summaries were answered, want %d", got, 2*maxUndecided)
+		}
+	})
+}
+
+// unreadable is a store that reads no objects.
+type unreadable struct{ store.Store }
+
+func (unreadable) GetObject(context.Context, envelope.DocumentHandle, envelope.Name) (envelope.Sealed, error) {
+	return envelope.Sealed{}, errDisk
 }
 
 // Connecting again gives nobody more than staying connected.

@@ -177,12 +177,14 @@ func (m *metrics) answered(route string, status int) {
 // tail is what a document's goroutine says of its log for others to read.
 type tail struct {
 	ops       atomic.Int64 // since what the last summary holds
+	undecided atomic.Int64 // summaries
 	summaryAt atomic.Int64 // when that summary was accepted, ms since 1970
 }
 
-// noteTail brings the tail up to date: two stores a batch.
+// noteTail brings the tail up to date: three stores a batch.
 func (d *document) noteTail() {
 	d.tail.ops.Store(int64(d.durable - d.state.HeadSeq))
+	d.tail.undecided.Store(int64(len(d.state.Pending)))
 	if d.state.HeadAt > 0 { // or it is the document's first, and its creation was noted
 		d.tail.summaryAt.Store(d.state.HeadAt)
 	}

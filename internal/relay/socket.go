@@ -272,12 +272,27 @@ func (c *connection) submitOp(args []json.RawMessage) {
 		return
 	}
 	ops, refused := parseOps(args[1])
+	if n := summaries(ops); n > 0 && n+s.doc.tail.undecided.Load() > maxUndecided {
+		c.s.m.nacked(nackSummaries.code)
+		c.refuse(nackFrame(nackSummaries))
+		return
+	}
 	if len(ops) > 0 {
 		s.doc.submit(s, ops)
 	}
 	if refused != nil {
 		c.nack(*refused)
 	}
+}
+
+// summaries counts the proposals of summaries among ops.
+func summaries(ops []sequencer.Op) (n int64) {
+	for _, op := range ops {
+		if op.Type == sequencer.TypeSummarize {
+			n++
+		}
+	}
+	return n
 }
 
 // parseOps reads the batches of a submitOp: a list whose elements are ops or lists
