@@ -44,6 +44,7 @@ func poolConfig(o Options) (*pgxpool.Config, error) {
 	c.MinIdleConns = 1
 	c.MaxConnLifetime = connectionLife
 	c.MaxConnLifetimeJitter = connectionLife / 4
+	c.PingTimeout = askTimeout // of a connection that was idle: a caller who does not give up would wait for ever
 	cc := c.ConnConfig
 	if cc.ConnectTimeout == 0 {
 		cc.ConnectTimeout = connectTimeout
@@ -76,6 +77,7 @@ func poolConfig(o Options) (*pgxpool.Config, error) {
 	}
 	if !o.ReadOnly {
 		c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error { return checkDurability(ctx, conn, o) }
+		c.PrepareConn = func(ctx context.Context, conn *pgx.Conn) (bool, error) { return stillDurable(ctx, conn, o), nil }
 	}
 	return c, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -78,14 +79,20 @@ const (
 )
 
 // retry calls do until it succeeds or fails with an error that again refuses, waiting
-// longer each time, at most for patience. The last error is returned.
+// longer each time, at most for patience. The last error is returned; where that says only
+// that ctx is over, the one before is the reason, and is in its text.
 func retry(ctx context.Context, again func(error) bool, do func() error) error {
 	start, wait := time.Now(), retryFirst
+	var before error
 	for {
 		err := do()
+		if before != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+			return fmt.Errorf("%w; before that: %v", err, before) //nolint:errorlint // nobody is to take it for the outcome
+		}
 		if err == nil || !again(err) || ctx.Err() != nil || time.Since(start) > patience {
 			return err
 		}
+		before = err
 		// Up to a half more or less, so that nodes which lost one server do not all return at once.
 		timer := time.NewTimer(wait/2 + rand.N(wait))
 		select {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/tidelock/tidelock/internal/store/postgres/pgtest"
+	"github.com/tidelock/tidelock/internal/store/storetest"
 )
 
 // certificate returns a certificate for an address, its own authority, and its key.
@@ -135,4 +136,24 @@ func TestWeakServerIsRefused(t *testing.T) {
 		t.Errorf("writable: %v, want it to say that fsync is off", err)
 	}
 	refused(Options{URL: database, MayLoseWrites: true}, "fsync is off")
+}
+
+// A database that loses its synchronous standby's name under connections that are open takes no more
+// writes from them, until there is one again.
+func TestStandbyTakenAwayInUse(t *testing.T) {
+	primary := pgtest.Start(t)
+	database := primary.NewDatabase(t)
+	primary.StartStandby(t)
+	e := openOn(t, Options{URL: database, NeedStandby: true})
+	load := storetest.StartLoad(t, e, loadWriters)
+	load.Await(100)
+	primary.Exec(t, "ALTER SYSTEM SET synchronous_standby_names = ''")
+	primary.Exec(t, "SELECT pg_reload_conf()")
+	awaitRefused(t, e, "synchronous_standby_names is empty")
+	awaitFailures(t, load, loadWriters)
+	primary.Exec(t, "ALTER SYSTEM SET synchronous_standby_names = '*'")
+	primary.Exec(t, "SELECT pg_reload_conf()")
+	load.Await(100)
+	awaitWritable(t, e)
+	load.Check(e)
 }
