@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -60,7 +61,39 @@ type member struct {
 
 	process *exec.Cmd
 	orders  io.WriteCloser // see runMember
+	answers *bufio.Reader
 	ended   chan struct{}
+
+	mu     sync.Mutex
+	posted []time.Time // when its notices to the other nodes were in the database
+}
+
+// postedAfter is when the node's first notice from then on was in the database; zero: none was.
+func (m *member) postedAfter(then time.Time) time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, at := range m.posted {
+		if !at.Before(then) {
+			return at
+		}
+	}
+	return time.Time{}
+}
+
+// postingStore keeps when a node's notices were written.
+type postingStore struct {
+	store.Store
+	m *member
+}
+
+func (s postingStore) WriteRows(ctx context.Context, writes []store.RowWrite) error {
+	err := s.Store.WriteRows(ctx, writes)
+	if err == nil && slices.ContainsFunc(writes, func(w store.RowWrite) bool { return w.Table == "cluster-notices" }) {
+		s.m.mu.Lock()
+		s.m.posted = append(s.m.posted, time.Now())
+		s.m.mu.Unlock()
+	}
+	return err
 }
 
 func newFleet(t *testing.T) *fleet {
@@ -138,8 +171,15 @@ func (f *fleet) node() *member {
 
 func (f *fleet) nodeOn(database string) *member {
 	f.t.Helper()
-	c := f.configure(database)
-	server, err := Open(f.t.Context(), c)
+	c, m := f.configure(database), &member{}
+	server, err := openIn(f.t.Context(), c, surroundings{
+		listen: bind,
+		engine: func(ctx context.Context, c Config, r prometheus.Registerer) (store.Store, error) {
+			engine, err := openEngine(ctx, c, r)
+			return postingStore{engine, m}, err
+		},
+		toKeyStores: func(next http.RoundTripper) http.RoundTripper { return next },
+	})
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -149,7 +189,8 @@ func (f *fleet) nodeOn(database string) *member {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(ctx) }()
-	m := f.add(&member{app: server, relay: server.RelayURL()}, c)
+	m.app, m.relay = server, server.RelayURL()
+	f.add(m, c)
 	m.stop = func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -202,7 +243,8 @@ func (f *fleet) spawn(m *member, c Config) {
 		f.t.Fatal(err)
 	}
 	f.t.Cleanup(func() { _ = m.process.Process.Kill() }) // it may have ended by itself
-	line, err := bufio.NewReader(out).ReadString('\n')
+	m.answers = bufio.NewReader(out)
+	line, err := m.answers.ReadString('\n')
 	if err != nil {
 		f.t.Fatalf("a node in a process of its own does not start: %v", err)
 	}
@@ -224,14 +266,25 @@ func (m *member) dieAt(t *testing.T, n int) {
 	if _, err := fmt.Fprintln(m.orders, n); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := m.answers.ReadString('\n'); err != nil {
+		t.Fatalf("a node in a process of its own takes no order: %v", err)
+	}
 }
 
-// died says whether the process has killed itself; if it has not within a while, it goes on.
-func (m *member) died() bool {
+// died says whether the process has killed itself over what it was told to do; if it has not
+// a while after that is done, it goes on.
+func (m *member) died(done func() bool) bool {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end) && !done(); {
+		select {
+		case <-m.ended:
+			return true
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 	select {
 	case <-m.ended:
 		return true
-	case <-time.After(10 * time.Second):
+	case <-time.After(5 * time.Second):
 		return false
 	}
 }
@@ -253,7 +306,8 @@ func (a *App) lookAtKey() { a.custody.LookSooner("quickstart-vault."+a.vaultSuff
 const orderLook = "look"
 
 // runMember is the process of a node. Each line that it reads is orderLook, or the number of
-// steps after which it kills itself; at the end of its input, its test has ended.
+// steps after which it kills itself, which it answers; at the end of its input, its test has
+// ended.
 func runMember(raw string) error {
 	var c Config
 	if err := json.Unmarshal([]byte(raw), &c); err != nil {
@@ -280,6 +334,7 @@ func runMember(raw string) error {
 			var n int64
 			if _, err := fmt.Sscan(in.Text(), &n); err == nil {
 				left.Store(n)
+				fmt.Println("counting")
 			}
 		}
 		os.Exit(0)
@@ -386,15 +441,39 @@ func (w *typing) said() map[string]bool {
 	return all
 }
 
-// write has a client type in a new document, through a node.
+// write has a client type in a new document that a node serves, through that node.
 func (f *fleet) write(m *member) *typing {
 	f.t.Helper()
-	w := &typing{}
+	for end := time.Now().Add(time.Minute); ; {
+		w, own := f.connect(m)
+		if m.owns(f, w) { // where a document goes is chance
+			f.keepTyping(w, own)
+			return w
+		}
+		w.Close()
+		if time.Now().After(end) {
+			f.t.Fatalf("%s is given no document", m.relay)
+		}
+	}
+}
+
+// writeAnywhere has a client type in a new document, through a node, whichever serves it.
+func (f *fleet) writeAnywhere(m *member) *typing {
+	f.t.Helper()
+	w, own := f.connect(m)
+	f.keepTyping(w, own)
+	return w
+}
+
+// connect connects a client to a new document; own has a value when an op of the client's was
+// acknowledged.
+func (f *fleet) connect(m *member) (w *typing, own chan struct{}) {
+	f.t.Helper()
+	w, own = &typing{}, make(chan struct{}, 1)
 	var err error
 	if w.document, err = f.endpoint(m).Create(f.t.Context()); err != nil {
 		f.t.Fatal(err)
 	}
-	own := make(chan struct{}, 1)
 	w.Client, err = bench.Dial(f.t.Context(), f.endpoint(m), w.document, bench.Options{
 		Mode: bench.Write, Reconnect: true,
 		OnOp: func(op bench.Op) {
@@ -414,6 +493,11 @@ func (f *fleet) write(m *member) *typing {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	return w, own
+}
+
+// keepTyping has a client write until it is told to stop, an op at a time.
+func (f *fleet) keepTyping(w *typing, own <-chan struct{}) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -436,7 +520,13 @@ func (f *fleet) write(m *member) *typing {
 		w.stop = func() {}
 	}
 	f.t.Cleanup(func() { w.stop() })
-	return w
+}
+
+// offline says whether a client is without a connection: it will hear of no more ops.
+func (w *typing) offline() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	return w.WaitConnected(ctx) != nil
 }
 
 // await waits until ok, at most so long, and returns how long it took.
