@@ -31,18 +31,24 @@ const connectMessage = (id) => ({
 
 /** Connects to the document, submits n ops and returns what came back in order. */
 async function submit(socket, id, n) {
-	const got = [];
+	const got = [], ended = [];
 	socket.on("op", (_, ops) => got.push(...ops));
+	socket.on("nack", (...nack) => ended.push("nack", JSON.stringify(nack)));
+	socket.on("disconnect", (reason) => ended.push("disconnect", reason));
 	const success = event(socket, "connect_document_success");
 	socket.emit("connect_document", connectMessage(id));
-	const [{ clientId, checkpointSequenceNumber: seen }] = await success;
+	const [{ clientId }] = await success;
+	// As the real clients: nothing is submitted before one's own join was seen.
+	const join = () => got.find((op) => op.type === "join" && JSON.parse(op.data).clientId === clientId);
+	await eventually(() => `the join among ${got.length} ops ${ended}`, join);
+	const { sequenceNumber: seen } = join();
 	for (let i = 1; i <= n; i++) {
 		const op = { clientSequenceNumber: i, referenceSequenceNumber: seen, type: "op", contents: JSON.stringify(`é\u001e${i}`) };
 		socket.emit("submitOp", clientId, [[op]]);
 		if (i % 10 === 0) await new Promise((resolve) => setTimeout(resolve, 5));
 	}
 	const mine = () => got.filter((op) => op.clientId === clientId);
-	await eventually(() => `${mine().length} of ${n} ops`, () => mine().length === n);
+	await eventually(() => `${mine().length} of ${n} ops ${ended}`, () => mine().length === n);
 	return mine();
 }
 
