@@ -129,6 +129,28 @@ func TestWhoMayDoWhatWhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	stranger := person{other.ID, owner.AppID, owner.ID, owner.SecretText}
+	// Whoever has no token learns where to get one: a subscription's is of its directory.
+	for _, c := range [][3]string{
+		{"", "/subscriptions/" + r.profile.SubscriptionID, m + "/" + admin.Directory},
+		{"", "/subscriptions/" + other.SubscriptionID + "/resourceGroups/g", m + "/" + other.ID},
+		{"", "/subscriptions/x", m + "/" + admin.Directory},
+		{"", "/tenants", m + "/" + admin.Directory},
+		{"management.azure.com", "/subscriptions/" + other.SubscriptionID, "https://login.microsoftonline.com/" + other.ID},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", m+c[1]+"?api-version=2021-04-01", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = c[0]
+		resp, err := a.http.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.Header.Get("WWW-Authenticate"); resp.StatusCode != 401 || !strings.HasPrefix(got, `Bearer authorization_uri="`+c[2]+`", `) {
+			t.Errorf("%s %s: got %d %s, want %s", c[0], c[1], resp.StatusCode, got, c[2])
+		}
+	}
 	nobody := a.newPerson(adminGraph, admin.Directory, "nobody")
 	reader := a.newPerson(adminGraph, admin.Directory, "reader")
 	gone := a.newPerson(adminGraph, admin.Directory, "gone")

@@ -87,10 +87,7 @@ func (w patientWriter) WriteHeader(status int) {
 }
 
 func (m managementFaces) face(r *http.Request) http.Handler {
-	host := strings.ToLower(r.Host)
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
+	host := hostName(r)
 	segments := strings.Split(strings.ToLower(strings.Trim(r.URL.Path, "/")), "/")
 	switch {
 	case isVaultHost(host):
@@ -125,6 +122,15 @@ func (m managementFaces) face(r *http.Request) http.Handler {
 		return m.authority
 	}
 	return m.manager
+}
+
+// hostName is the host that a client asked, in lower case and without a port.
+func hostName(r *http.Request) string {
+	host := strings.ToLower(r.Host)
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		return name
+	}
+	return host
 }
 
 // isVaultHost says whether host, in lower case and without a port, names a vault or managed HSM here.

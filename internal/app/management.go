@@ -75,7 +75,7 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts, azure *a
 			d, err := groups.Directory(ctx, id)
 			return string(d), err
 		},
-		LoginURL: a.ManagementURL() + "/" + string(a.installed.DirectoryID), Deleted: a.entra.DeleteAssignmentsWithin, Record: log.Record, Log: a.c.Log,
+		LoginURL: a.loginURL(groups), Deleted: a.entra.DeleteAssignmentsWithin, Record: log.Record, Log: a.c.Log,
 	})
 	log.Register(router)
 	relays.Register(router)
@@ -98,6 +98,22 @@ func (a *App) wireManagement(ctx context.Context, hosts keystore.Hosts, azure *a
 			VaultSuffix: publicVaults, HSMSuffix: publicHSMs,
 		}),
 	}, nil
+}
+
+// loginURL says where a client gets tokens for a subscription, under the kind of name that it
+// asked: clients that know a subscription and no directory learn it from that. What is in no
+// subscription is of the first directory.
+func (a *App) loginURL(subscriptions *resources.Provider) func(r *http.Request, subscription string) string {
+	return func(r *http.Request, subscription string) string {
+		login, directory := a.ManagementURL(), a.installed.DirectoryID
+		if hostName(r) == publicManagement {
+			login = "https://" + publicLogin
+		}
+		if d, err := subscriptions.Directory(r.Context(), subscription); err == nil {
+			directory = d
+		}
+		return login + "/" + string(directory)
+	}
 }
 
 // eventSecret is the installation's own, and the same on all its nodes: a keyed hash,

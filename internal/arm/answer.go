@@ -134,9 +134,19 @@ func (a *answer) fail(r *http.Request, err error) {
 	}
 	a.w.Header().Set("x-ms-failure-cause", cause)
 	if e.Status == http.StatusUnauthorized {
-		a.w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer authorization_uri="%s", error="invalid_token", error_description="%s"`, a.c.LoginURL, quotable(e.Message)))
+		a.w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer authorization_uri="%s", error="invalid_token", error_description="%s"`, a.c.LoginURL(r, subscriptionOf(r)), quotable(e.Message)))
 	}
 	WriteError(a.w, e)
+}
+
+// subscriptionOf is the subscription that a request's path names, whatever it is.
+func subscriptionOf(r *http.Request) string {
+	path, err := splitPath(r.URL.EscapedPath())
+	if err != nil {
+		return ""
+	}
+	id, _ := inPath(path, 0, "subscriptions")
+	return id
 }
 
 // quotable is s fit for a quoted string of a header.

@@ -52,8 +52,10 @@ type Config struct {
 	// Record is told of each write in a subscription that the caller was allowed to ask for,
 	// after it was done or refused. Nil: nobody is told.
 	Record func(ctx context.Context, e Event)
-	// LoginURL is the authority, for WWW-Authenticate: https://host/{directory}.
-	LoginURL string
+	// LoginURL is where whoever made a request gets tokens for a subscription, for
+	// WWW-Authenticate: https://host/{directory}. It is empty where the path names none, and may
+	// be one that is not here.
+	LoginURL func(r *http.Request, subscription string) string
 	Log      *slog.Logger
 }
 

@@ -167,16 +167,17 @@ func inPath(path []string, at int, fixed string) (string, bool) {
 	return "", false
 }
 
-// namespaceOf finds namespace and type of a path below ".../providers/".
+// namespaceOf finds namespace and type of a path below ".../providers/", of an extension
+// resource its own.
 func namespaceOf(path []string) (namespace, resourceType string, ok bool) {
-	for i := 0; i+1 < len(path) && i <= 4; i += 2 {
+	for i := 0; i+1 < len(path); i += 2 {
 		if strings.EqualFold(path[i], "providers") {
 			var types []string
 			for j := i + 2; j < len(path); j += 2 {
 				types = append(types, path[j])
 			}
-			return path[i+1], strings.Join(types, "/"), true
+			namespace, resourceType, ok = path[i+1], strings.Join(types, "/"), true
 		}
 	}
-	return "", "", false
+	return namespace, resourceType, ok
 }

@@ -47,7 +47,7 @@ func testRouter(t *testing.T, routes ...Route) (rt *Router, logged *bytes.Buffer
 			}
 			return NoGroup, nil
 		},
-		LoginURL: "https://login.test/tid",
+		LoginURL: func(_ *http.Request, subscription string) string { return "https://login.test/of-" + subscription },
 		Log:      slog.New(slog.NewTextHandler(logged, nil)),
 	})
 	rt.Handle(Provider{Namespace: "Microsoft.Thing", Versions: []string{"2022-05-26", "2022-06-01"}, Routes: routes})
@@ -113,6 +113,8 @@ func TestOrderOfChecks(t *testing.T) {
 		{"PathUnknown", "GET", "/nothing/here" + v1, "good", "", 404, "NotFound", "/nothing/here"},
 		{"NamespaceUnknown", "GET", group + "/providers/Microsoft.Other/things/x?api-version=2001-01-01", "good", "", 404, "InvalidResourceNamespace", "'Microsoft.Other'"},
 		{"TypeUnknown", "GET", group + "/providers/Microsoft.Thing/wings/x?api-version=2001-01-01", "good", "", 404, "InvalidResourceType", "'wings'"},
+		{"ExtensionTypeUnknown", "GET", thing + "/providers/Microsoft.Thing/notes/x?api-version=2001-01-01", "good", "", 404, "InvalidResourceType", "'notes'"},
+		{"ExtensionNamespaceUnknown", "GET", thing + "/providers/Microsoft.Other/notes/x?api-version=2001-01-01", "good", "", 404, "InvalidResourceNamespace", "'Microsoft.Other'"},
 		{"MethodUnknown", "PATCH", thing + "?api-version=2001-01-01", "good", "", 405, "MethodNotAllowed", "'PATCH'"},
 		{"VersionNotServed", "DELETE", thing + "?api-version=2001-01-01", "good", "", 400, "NoRegisteredProviderFound", "'2022-06-01, 2022-05-26'"},
 		{"NameWithSlash", "DELETE", group + "/providers/Microsoft.Thing/things/a%2Fb" + v1, "good", "", 400, "InvalidResourceName", "'/'"},
@@ -178,7 +180,7 @@ func TestHeaders(t *testing.T) {
 		t.Errorf("x-ms-request-id: got %q, want a GUID", id)
 	}
 	w, _ = do(t, rt, "GET", thing+v1, "bad", "")
-	want := `Bearer authorization_uri="https://login.test/tid", error="invalid_token", error_description="The 'token' is bad."`
+	want := `Bearer authorization_uri="https://login.test/of-` + sub + `", error="invalid_token", error_description="The 'token' is bad."`
 	if got := w.Header().Get("WWW-Authenticate"); got != want {
 		t.Errorf("WWW-Authenticate: got %q, want %q", got, want)
 	}

@@ -128,7 +128,7 @@ func TestRefusals(t *testing.T) {
 		{"AllDoesNotPurge", "DELETE", "stingy", "/deletedkeys/deleted", "", 403, "Forbidden", "AccessDenied", "keys purge permission"},
 		{"PurgeProtection", "DELETE", "guarded", "/deletedkeys/deleted", "", 403, "Forbidden", "", "purge protection is enabled"},
 
-		{"OtherCollection", "GET", "contoso", "/secrets/s", "", 400, "BadParameter", "", "invalid name: secrets"},
+		{"OtherCollection", "GET", "contoso", "/secrets/s", "", 400, "BadParameter", "", "invalid name: secrets. This vault has keys, and no secrets"},
 		{"BadName", "GET", "contoso", "/keys/a_b", "", 400, "BadParameter", "", "invalid name: a_b"},
 		{"EscapedSlash", "GET", "contoso", "/keys/a%2Fb", "", 400, "BadParameter", "", "invalid name: a%2Fb"},
 		{"DotSegments", "GET", "contoso", "/keys/../keys/rsa", "", 400, "BadParameter", "", "invalid name: .."},

@@ -117,7 +117,7 @@ func newPlane(t *testing.T, hosts []string, roots *x509.CertPool) *plane {
 		Allowed:       func(context.Context, arm.Caller, string, string) (bool, error) { return true, nil },
 		Subscription:  func(context.Context, string) (bool, error) { return true, nil },
 		ResourceGroup: func(context.Context, string, string) (arm.GroupState, error) { return arm.GroupExists, nil },
-		LoginURL:      "https://login.test", Log: slog.New(slog.DiscardHandler),
+		LoginURL:      func(*http.Request, string) string { return "https://login.test" }, Log: slog.New(slog.DiscardHandler),
 	})
 	p.events.Serve(p.vaults, p.router)
 	directory, err := directories.CreateDirectory(t.Context(), "contoso")

@@ -252,6 +252,10 @@ func TestMerging(t *testing.T) {
 	if ids, _ := a.Get("identity.userAssignedIdentities").(map[string]any); len(ids) != 2 || a.Get("identity.principalId") == nil {
 		t.Errorf("got %v, want two identities and a principal", a.Get("identity"))
 	}
+	a = patch(fmt.Sprintf(`{"identity":{"userAssignedIdentities":{%q:null}}}`, strings.ToLower(f.id1)))
+	if ids, _ := a.Get("identity.userAssignedIdentities").(map[string]any); len(ids) != 1 || ids[f.id2] == nil {
+		t.Errorf("after one was unassigned: %v, want the other", a.Get("identity"))
+	}
 	principal := a.Get("identity.principalId")
 	want(patch(`{"identity":{"type":"SystemAssigned"}}`), "identity", map[string]any{"type": "SystemAssigned", "principalId": principal, "tenantId": f.Directory})
 	want(patch(`{"identity":{"type":"None"}}`), "identity", nil)

@@ -164,6 +164,11 @@ func TestWhoIsThat(t *testing.T) {
 	if got := want[object](r, 200, "GET", "/v1.0/servicePrincipals(appId='"+r.app.ClientID+"')", ""); got.ID != r.app.ObjectID {
 		t.Errorf("by appId: got %+v", got)
 	}
+	for path, instead := range map[string]string{"/v1.0/users": "externalPrincipals", "/v1.0/groups": "roles and access policies"} {
+		if w := r.do(r.admin, "POST", path, `{"displayName":"x"}`); w.Code != 400 || !strings.Contains(w.Body.String(), instead) {
+			t.Errorf("%s: got %d %s, want a 400 with %q", path, w.Code, w.Body, instead)
+		}
+	}
 	for _, path := range []string{"/v1.0/servicePrincipals/" + stranger.ObjectID, "/v1.0/applications/" + identity.ObjectID, "/v1.0/applications/x"} {
 		if w := r.do(r.admin, "GET", path, ""); w.Code != 404 || !strings.Contains(w.Body.String(), "Request_ResourceNotFound") {
 			t.Errorf("%s: got %d %s", path, w.Code, w.Body)

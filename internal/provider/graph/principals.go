@@ -59,6 +59,14 @@ func (h *handler) organization(ctx context.Context, c *call) (answer, error) {
 
 func (h *handler) nobody(context.Context, *call) (answer, error) { return ok(list([]string(nil))) }
 
+func (h *handler) refuseUser(context.Context, *call) (answer, error) {
+	return answer{}, badRequest("There are no users here: who calls is an application or a managed identity. People and workloads of another provider are imported by POST /beta/externalPrincipals.")
+}
+
+func (h *handler) refuseGroup(context.Context, *call) (answer, error) {
+	return answer{}, badRequest("There are no groups here: give roles and access policies to the applications and managed identities themselves.")
+}
+
 func (h *handler) find(ctx context.Context, c *call) (entra.Details, error) {
 	id := c.r.PathValue("id")
 	d, err := h.Entra.Find(ctx, c.directory(), id)

@@ -144,7 +144,7 @@ func New(t testing.TB, containers fluidrelay.Containers) *Plane {
 			d, err := p.Resources.Directory(ctx, id)
 			return string(d), err
 		},
-		LoginURL: Login, Deleted: p.Entra.DeleteAssignmentsWithin, Record: p.Activity.Record, Log: log,
+		LoginURL: func(*http.Request, string) string { return Login }, Deleted: p.Entra.DeleteAssignmentsWithin, Record: p.Activity.Record, Log: log,
 	})
 	p.Activity.Register(p.Router)
 	p.Fluid.Register(p.Router)
