@@ -73,7 +73,7 @@ crash: build ## kill -9 under load, again and again
 	TIDELOCK_BIN=$(CURDIR)/bin/tidelock $(GO) test -race -tags e2e -count 1 -v -timeout 20m ./e2e
 
 .PHONY: postgres
-postgres: build ## the PostgreSQL engine against real servers (needs PostgreSQL's server programs, 15 or later)
+postgres: build ## the PostgreSQL engine against real servers (needs PostgreSQL's server programs, 15 or later; with Patroni and etcd, a cluster of theirs, too)
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
 		echo "make postgres: PostgreSQL's server programs are missing; install them (Debian: apt-get install postgresql), or run 'make vet race clients crash' without them"; exit 1; }
 	TIDELOCK_POSTGRES=1 $(GO) test -race -count 1 -timeout 20m ./internal/store/postgres/...

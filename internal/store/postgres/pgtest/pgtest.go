@@ -115,6 +115,11 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
+// command is one of PostgreSQL's programs.
+func (s *Server) command(program string, args ...string) *exec.Cmd {
+	return command(s.dir, filepath.Join(s.bin, program), args...)
+}
+
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 
 // run runs one of PostgreSQL's programs to its end.

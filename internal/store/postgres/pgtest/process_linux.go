@@ -18,15 +18,15 @@ type process struct {
 	err   error // once ended
 }
 
-// command is a program of PostgreSQL's. Its servers refuse to run as root.
-func (s *Server) command(program string, args ...string) *exec.Cmd {
-	path := filepath.Join(s.bin, program)
+// command is a program that runs in a directory of its own, as the user that may run servers:
+// PostgreSQL's refuse to run as root.
+func command(dir, path string, args ...string) *exec.Cmd {
 	if os.Geteuid() == 0 {
 		args = append([]string{"--reuid=postgres", "--regid=postgres", "--init-groups", "--", path}, args...)
 		path = "setpriv"
 	}
 	c := exec.Command(path, args...)
-	c.Dir = s.dir
+	c.Dir = dir
 	c.Env = append(os.Environ(), "LC_ALL=C")
 	return c
 }
@@ -76,15 +76,20 @@ func spawn(c *exec.Cmd) (*process, error) {
 
 // kill ends the server and the processes it made.
 func (p *process) kill() {
+	killTree(p.cmd.Process.Pid)
+	<-p.ended
+}
+
+// killTree ends a process and its children, all of which may have ended by themselves.
+func killTree(pid int) {
 	// Stopped, it makes no more of them: one that was missed waits for its client's first
 	// words, for a minute, and holds the memory that the next server needs.
-	_ = p.cmd.Process.Signal(syscall.SIGSTOP)
-	children := childrenOf(p.cmd.Process.Pid)
-	_ = p.cmd.Process.Kill() // it may have ended by itself
-	for _, pid := range children {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // likewise
+	_ = syscall.Kill(pid, syscall.SIGSTOP)
+	children := childrenOf(pid)
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+	for _, child := range children {
+		_ = syscall.Kill(child, syscall.SIGKILL)
 	}
-	<-p.ended
 }
 
 func childrenOf(parent int) (children []int) {

@@ -12,12 +12,12 @@ type process struct {
 	err   error
 }
 
-func (s *Server) command(program string, args ...string) *exec.Cmd {
-	return exec.Command(program, args...)
-}
+func command(_, path string, args ...string) *exec.Cmd { return exec.Command(path, args...) }
 
 func giveAway(string) error { return nil }
 
 func spawn(*exec.Cmd) (*process, error) { return nil, errors.New("servers are started on Linux only") }
 
 func (p *process) kill() {}
+
+func killTree(int) {}
