@@ -203,9 +203,19 @@ func (p *Provider) deleteGroup(ctx context.Context, r *arm.Request) (*arm.Respon
 	return &arm.Response{}, nil
 }
 
+// emptyings is how often a marked group is tried to be emptied. Another process that was making
+// something in it takes that away itself, and may be in our way; nothing new comes.
+const emptyings = 10
+
 func (p *Provider) deleteContents(ctx context.Context, id arm.ResourceID) error {
 	for _, c := range p.contents {
-		if err := c.DeleteGroup(ctx, id.Subscription, id.ResourceGroup); err != nil {
+		var err error
+		for range emptyings {
+			if err = c.DeleteGroup(ctx, id.Subscription, id.ResourceGroup); !errors.Is(err, store.ErrConflict) {
+				break
+			}
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -1,13 +1,17 @@
 package resources_test
 
 import (
+	"context"
 	"net/http/httptest"
 	"strings"
 	"testing"
 
+	"github.com/tidelock/tidelock/internal/arm"
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/provider/providertest"
 	"github.com/tidelock/tidelock/internal/provider/resources"
+	"github.com/tidelock/tidelock/internal/provider/tracked"
+	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/store/memory"
 )
 
@@ -158,6 +162,33 @@ func TestInterruptedGroupDeletion(t *testing.T) {
 	}
 	p.Want(200, p.Do("DELETE", rg+"rg1"+version, ""))
 	p.Refused(404, "ResourceGroupNotFound", p.Do("GET", rg+"rg1"+version, ""))
+}
+
+// contested is what another process is at work on, so many times more.
+type contested struct{ times int }
+
+func (c *contested) Resources(context.Context, string) ([]tracked.Summary, error) { return nil, nil }
+
+func (c *contested) DeleteGroup(context.Context, string, string) error {
+	if c.times--; c.times >= 0 {
+		return tracked.Conflict(arm.ResourceID{}, store.ErrConflict)
+	}
+	return nil
+}
+
+// Who was making something in a group that is deleted takes it away himself, which is no reason to
+// refuse the deletion.
+func TestGroupDeletedWhileOthersWork(t *testing.T) {
+	p := providertest.New(t, nil)
+	c := &contested{3}
+	p.Resources.Contain(c)
+	p.Want(201, p.Do("PUT", rg+"rg2"+version, `{"location":"westus2"}`))
+	p.Want(200, p.Do("DELETE", rg+"rg2"+version, ""))
+	c.times = 1000
+	p.Want(201, p.Do("PUT", rg+"rg2"+version, `{"location":"westus2"}`))
+	if a := p.Refused(409, "Conflict", p.Do("DELETE", rg+"rg2"+version, "")); !strings.Contains(a.Message, "'rg2' was changed") {
+		t.Errorf("the group is not named: %s", a.Message)
+	}
 }
 
 func TestMetadata(t *testing.T) {

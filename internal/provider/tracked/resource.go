@@ -108,8 +108,12 @@ func Conflict(id arm.ResourceID, err error) error {
 	if !errors.Is(err, store.ErrConflict) {
 		return err
 	}
+	name := id.Name()
+	if name == "" {
+		name = id.ResourceGroup
+	}
 	return &arm.Error{Status: http.StatusConflict, Code: "Conflict", Target: id.String(), Cause: err, Message: fmt.Sprintf(
-		"'%s' was changed by another request at the same time; nothing was changed by this one. Read it and try again.", id.Name())}
+		"'%s' was changed by another request at the same time; nothing was changed by this one. Read it and try again.", name)}
 }
 
 // Locks serialises the writes of each resource in this process, so that two of them
