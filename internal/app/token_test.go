@@ -53,7 +53,7 @@ func TestManagedHSMInAToken(t *testing.T) {
 	r.assignHSMRole("contoso", "21dbd100-6940-42c2-9190-5d6cb909625b")
 
 	message := []byte("a data key of thirty-two bytes..")
-	oaep, kw := azkeys.EncryptionAlgorithmRSAOAEP256, azkeys.EncryptionAlgorithmA256KW
+	oaep, kw, padded := azkeys.EncryptionAlgorithmRSAOAEP256, azkeys.EncryptionAlgorithmA256KW, azkeys.EncryptionAlgorithmCKMAESKEYWRAPPAD
 	wrapped := map[string][]byte{}
 	for _, restarted := range []bool{false, true} {
 		if restarted {
@@ -67,7 +67,7 @@ func TestManagedHSMInAToken(t *testing.T) {
 		for name, test := range map[string]struct {
 			kind azkeys.KeyType
 			alg  azkeys.EncryptionAlgorithm
-		}{"rsa": {azkeys.KeyTypeRSAHSM, oaep}, "oct": {azkeys.KeyTypeOctHSM, kw}} {
+		}{"rsa": {azkeys.KeyTypeRSAHSM, oaep}, "oct": {azkeys.KeyTypeOctHSM, kw}, "oct-padded": {azkeys.KeyTypeOctHSM, padded}} {
 			if !restarted {
 				_, err := keys.CreateKey(ctx, name, azkeys.CreateKeyParameters{Kty: &test.kind}, nil)
 				must(err)

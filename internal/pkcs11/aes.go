@@ -11,7 +11,8 @@ import (
 const (
 	aesBlock   = 16
 	gcmTagBits = 128
-	modeWrap   = "KW" // which tokens do on keys, and not on bytes
+	modeWrap   = "KW"  // which tokens do on keys, and not on bytes
+	modePadded = "KWP" // see padded.go
 )
 
 // mechanism of a mode. free ends its use.
@@ -26,16 +27,19 @@ func mechanism(mode string, iv, aad []byte) (m *p11.Mechanism, free func(), err 
 		return p11.NewMechanism(p11.CKM_AES_CBC_PAD, iv), func() {}, nil
 	case modeWrap:
 		return p11.NewMechanism(p11.CKM_AES_KEY_WRAP, nil), func() {}, nil
+	case modePadded:
+		return p11.NewMechanism(p11.CKM_AES_ECB, nil), func() {}, nil
 	}
 	return nil, nil, fmt.Errorf("AES mode %q is not known", mode)
 }
 
-// EncryptAES encrypts with an AES key: mode GCM (the tag comes last), CBC, CBCPAD, or
-// KW (RFC 3394). ok is false for what the mode cannot take.
+// EncryptAES encrypts with an AES key: mode GCM (the tag comes last), CBC, CBCPAD, KW
+// (RFC 3394) or KWP (RFC 5649). ok is false for what the mode cannot take.
 func (t *Token) EncryptAES(id, mode string, iv, aad, plain []byte) (sealed []byte, ok bool, err error) {
 	switch {
 	case mode == "CBC" && (len(plain) == 0 || len(plain)%aesBlock != 0),
-		mode == modeWrap && (len(plain) < 16 || len(plain)%8 != 0):
+		mode == modeWrap && (len(plain) < 16 || len(plain)%8 != 0),
+		mode == modePadded && (len(plain) == 0 || len(plain) > maxPadded):
 		return nil, false, nil
 	}
 	m, free, err := mechanism(mode, iv, aad)
@@ -44,14 +48,20 @@ func (t *Token) EncryptAES(id, mode string, iv, aad, plain []byte) (sealed []byt
 	}
 	defer free()
 	err = t.withAES(id, func(session p11.SessionHandle, key p11.ObjectHandle) (err error) {
-		if mode == modeWrap {
+		encrypt := func(b []byte) ([]byte, error) {
+			if err := t.ctx.EncryptInit(session, []*p11.Mechanism{m}, key); err != nil {
+				return nil, err
+			}
+			return t.ctx.Encrypt(session, b)
+		}
+		switch mode {
+		case modeWrap:
 			sealed, err = t.wrap(session, key, m, plain)
-			return err
+		case modePadded:
+			sealed, err = wrapPadded(encrypt, plain)
+		default:
+			sealed, err = encrypt(plain)
 		}
-		if err := t.ctx.EncryptInit(session, []*p11.Mechanism{m}, key); err != nil {
-			return err
-		}
-		sealed, err = t.ctx.Encrypt(session, plain)
 		return err
 	})
 	return sealed, err == nil, err
@@ -62,7 +72,8 @@ func (t *Token) DecryptAES(id, mode string, iv, aad, sealed []byte) (plain []byt
 	switch {
 	case (mode == "CBC" || mode == "CBCPAD") && (len(sealed) == 0 || len(sealed)%aesBlock != 0),
 		mode == "GCM" && len(sealed) < gcmTagBits/8,
-		mode == modeWrap && (len(sealed) < 24 || len(sealed)%8 != 0):
+		mode == modeWrap && (len(sealed) < 24 || len(sealed)%8 != 0),
+		mode == modePadded && (len(sealed) < 16 || len(sealed)%8 != 0 || len(sealed) > 8+maxPadded):
 		return nil, false, nil
 	}
 	m, free, err := mechanism(mode, iv, aad)
@@ -72,14 +83,23 @@ func (t *Token) DecryptAES(id, mode string, iv, aad, sealed []byte) (plain []byt
 	defer free()
 	refused := false
 	err = t.withAES(id, func(session p11.SessionHandle, key p11.ObjectHandle) (err error) {
-		if mode == modeWrap {
+		decrypt := func(b []byte) ([]byte, error) {
+			if err := t.ctx.DecryptInit(session, []*p11.Mechanism{m}, key); err != nil {
+				return nil, err
+			}
+			return t.ctx.Decrypt(session, b)
+		}
+		switch mode {
+		case modeWrap:
 			plain, refused, err = t.unwrap(session, key, m, sealed)
 			return err
-		}
-		if err := t.ctx.DecryptInit(session, []*p11.Mechanism{m}, key); err != nil {
+		case modePadded:
+			var ok bool
+			plain, ok, err = unwrapPadded(decrypt, sealed)
+			refused = err == nil && !ok
 			return err
 		}
-		plain, err = t.ctx.Decrypt(session, sealed)
+		plain, err = decrypt(sealed)
 		if err != nil && !failed(err) {
 			refused, err = true, nil // a bad tag or bad padding
 		}

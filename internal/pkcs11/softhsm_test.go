@@ -226,7 +226,7 @@ func TestAESInTheToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	iv := map[string][]byte{"GCM": make([]byte, 12), "CBC": make([]byte, 16), "CBCPAD": make([]byte, 16)}
-	for _, mode := range []string{"GCM", "CBC", "CBCPAD", "KW"} {
+	for _, mode := range []string{"GCM", "CBC", "CBCPAD", "KW", "KWP"} {
 		plain := bytes.Repeat([]byte("0123456789abcdef"), 2)
 		var aad []byte
 		if mode == "GCM" {
@@ -241,7 +241,7 @@ func TestAESInTheToken(t *testing.T) {
 		if err != nil || !ok || !bytes.Equal(got, plain) {
 			t.Errorf("%s: got %x, %t, %v", mode, got, ok, err)
 		}
-		if _, ok, err := token.EncryptAES("k", mode, iv[mode], aad, []byte("short")); err != nil || ok != (mode == "GCM" || mode == "CBCPAD") {
+		if _, ok, err := token.EncryptAES("k", mode, iv[mode], aad, []byte("short")); err != nil || ok != (mode == "GCM" || mode == "CBCPAD" || mode == "KWP") {
 			t.Errorf("%s of five bytes: %t, %v", mode, ok, err)
 		}
 		if mode == "CBC" {
@@ -257,10 +257,10 @@ func TestAESInTheToken(t *testing.T) {
 	}
 }
 
-// The published vectors of AES key wrap.
+// The published vectors of AES key wrap, without and with padding.
 func TestWycheproofKeyWrap(t *testing.T) {
 	token := openToken(t)
-	for file, mode := range map[string]string{"aes_wrap_test.json": "KW"} {
+	for file, mode := range map[string]string{"aes_wrap_test.json": "KW", "aes_kwp_test.json": "KWP"} {
 		raw, err := fs.ReadFile(wycheproof.TestVectors, file)
 		if err != nil {
 			t.Fatal(err)

@@ -14,8 +14,8 @@ type aesAlgorithm struct {
 
 var aesAlgorithms = map[string]aesAlgorithm{
 	"A128KW": {modeKW, 128, true}, "A192KW": {modeKW, 192, true}, "A256KW": {modeKW, 256, true},
-	"CKM_AES_KEY_WRAP": {modeKW, 0, true},
-	"A128GCM":          {modeGCM, 128, false}, "A192GCM": {modeGCM, 192, false}, "A256GCM": {modeGCM, 256, false},
+	"CKM_AES_KEY_WRAP": {modeKW, 0, true}, "CKM_AES_KEY_WRAP_PAD": {modeKWP, 0, true},
+	"A128GCM": {modeGCM, 128, false}, "A192GCM": {modeGCM, 192, false}, "A256GCM": {modeGCM, 256, false},
 	"A128CBC": {modeCBC, 128, false}, "A192CBC": {modeCBC, 192, false}, "A256CBC": {modeCBC, 256, false},
 	"A128CBCPAD": {modeCBCPad, 128, false}, "A192CBCPAD": {modeCBCPad, 192, false}, "A256CBCPAD": {modeCBCPad, 256, false},
 }

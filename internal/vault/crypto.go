@@ -145,11 +145,7 @@ func (s *Service) decrypt(v versionRow, alg string, value []byte) ([]byte, error
 func (v versionRow) checkAlgorithm(operation, alg, kid string) error {
 	fits := []string{typeRSA, typeRSAHSM}
 	known := false
-	aes, isAES := aesAlgorithms[alg]
-	switch {
-	case unsupported[alg] != "":
-		return badParameter("Property 'alg' has an invalid value: algorithm '%s' is not supported by this vault: %s.", alg, unsupported[alg])
-	case isAES && operation != opSign && operation != opVerify:
+	if aes, isAES := aesAlgorithms[alg]; isAES && operation != opSign && operation != opVerify {
 		if v.Type != typeOctHSM {
 			return badParameter("Key and algorithm are incompatible. Key %s is of type '%s', and algorithm '%s' can only be used with a key of type '%s'.", kid, v.Type, alg, typeOctHSM)
 		}
@@ -183,10 +179,4 @@ func (v versionRow) checkAlgorithm(operation, alg, kid string) error {
 		return badParameter("Key and algorithm are incompatible. Key %s is of type '%s', and algorithm '%s' can only be used with a key of type '%s'.", kid, v.Type, alg, strings.Join(fits, "' or '"))
 	}
 	return nil
-}
-
-// unsupported names algorithms of the service that are not served, and why.
-var unsupported = map[string]string{
-	// SoftHSM 2.6.1 pads otherwise than RFC 5649.
-	"CKM_AES_KEY_WRAP_PAD": "use CKM_AES_KEY_WRAP",
 }

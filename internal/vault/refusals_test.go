@@ -126,6 +126,10 @@ func TestRefusals(t *testing.T) {
 		{"NoPolicy", "GET", "closed", "/keys/rsa", "", 403, "Forbidden", "AccessDenied", "The user, group or application '" + caller + "' does not have keys get permission on key vault 'closed;location=westus2'. For help resolving this issue, please see https://go.microsoft.com/fwlink/?linkid=2125287"},
 		{"NoPolicyBeforeBody", "POST", "closed", "/keys/rsa/wrapkey", "{", 403, "Forbidden", "AccessDenied", "does not have keys wrapKey permission"},
 		{"AllDoesNotPurge", "DELETE", "stingy", "/deletedkeys/deleted", "", 403, "Forbidden", "AccessDenied", "keys purge permission"},
+		{"AllDoesNotRelease", "POST", "stingy", "/keys/rsa/" + unknown + "/release", "{}", 403, "Forbidden", "AccessDenied", "keys release permission"},
+		{"AllDoesNotRotate", "POST", "stingy", "/keys/rsa/rotate", "", 403, "Forbidden", "AccessDenied", "keys rotate permission"},
+		{"AllDoesNotShowThePolicy", "GET", "stingy", "/keys/rsa/rotationpolicy", "", 403, "Forbidden", "AccessDenied", "keys getrotationpolicy permission"},
+		{"AllDoesNotSetThePolicy", "PUT", "stingy", "/keys/rsa/rotationpolicy", "{}", 403, "Forbidden", "AccessDenied", "keys setrotationpolicy permission"},
 		{"PurgeProtection", "DELETE", "guarded", "/deletedkeys/deleted", "", 403, "Forbidden", "", "purge protection is enabled"},
 
 		{"OtherCollection", "GET", "contoso", "/secrets/s", "", 400, "BadParameter", "", "invalid name: secrets. This vault has keys, and no secrets"},
@@ -329,18 +333,20 @@ func TestNetworkRules(t *testing.T) {
 	c := newCloud(t, io.Discard)
 	for name, test := range map[string]struct {
 		rules              []string
-		bypass             bool
+		bypass, dark       bool
 		network, inProcess int
 	}{
-		"nobody":  {nil, false, 403, 403},
-		"trusted": {nil, true, 403, 200},
-		"address": {[]string{"127.0.0.1"}, false, 200, 200},
-		"range":   {[]string{"10.0.0.0/8", "127.0.0.0/8"}, false, 200, 200},
-		"other":   {[]string{"192.0.2.1", "2001:db8::/32"}, true, 403, 200},
+		"nobody":       {nil, false, false, 403, 403},
+		"trusted":      {nil, true, false, 403, 200},
+		"address":      {[]string{"127.0.0.1"}, false, false, 200, 200},
+		"range":        {[]string{"10.0.0.0/8", "127.0.0.0/8"}, false, false, 200, 200},
+		"other":        {[]string{"192.0.2.1", "2001:db8::/32"}, true, false, 403, 200},
+		"dark":         {[]string{"127.0.0.1"}, false, true, 403, 403},
+		"dark-trusted": {[]string{"127.0.0.1"}, true, true, 403, 200},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := c.vault(name)
-			v.DefaultDeny, v.BypassTrusted, v.IPRules = true, test.bypass, test.rules
+			v.DefaultDeny, v.BypassTrusted, v.PublicDisabled, v.IPRules = !test.dark, test.bypass, test.dark, test.rules
 			c.put(t, v)
 			token := c.token(t, "https://"+c.suffix)
 			if got := c.send(t, "GET", name, "/keys", token, "").StatusCode; got != test.network {

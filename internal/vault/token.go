@@ -29,8 +29,8 @@ type Token interface {
 	// crypto.Decrypter, whose error for what it cannot decrypt is rsa.ErrDecryption.
 	// That the token has no such key comes out when it is used.
 	Private(id string, public crypto.PublicKey) (any, error)
-	// EncryptAES and DecryptAES use an AES key; mode is GCM, CBC, CBCPAD or KW, and ok is
-	// false for what it cannot take. A GCM tag is the last 16 bytes of what is sealed.
+	// EncryptAES and DecryptAES use an AES key; mode is GCM, CBC, CBCPAD, KW or KWP, and ok
+	// is false for what it cannot take. A GCM tag is the last 16 bytes of what is sealed.
 	EncryptAES(id string, mode string, iv, aad, plain []byte) (sealed []byte, ok bool, err error)
 	DecryptAES(id string, mode string, iv, aad, sealed []byte) (plain []byte, ok bool, err error)
 	// GenerateMAC and ImportMAC make and take a key for HMAC, and MAC uses one.
@@ -48,7 +48,8 @@ const (
 	modeGCM    = "GCM"
 	modeCBC    = "CBC"
 	modeCBCPad = "CBCPAD"
-	modeKW     = "KW" // RFC 3394; it has no IV
+	modeKW     = "KW"  // RFC 3394; it has no IV
+	modeKWP    = "KWP" // RFC 5649, nor has that
 )
 
 // errNoToken is for hardware keys of a server that was started without a token.

@@ -19,7 +19,7 @@ import (
 	signatures "github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
 )
 
-// Token is a token as package vault asks for it, without the modes CBC, CBCPAD and KW.
+// Token is a token as package vault asks for it, without the modes CBC, CBCPAD, KW and KWP.
 type Token struct {
 	mu   sync.Mutex
 	keys map[string]any
