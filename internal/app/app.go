@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -78,6 +79,8 @@ type surroundings struct {
 	toKeyStores func(http.RoundTripper) http.RoundTripper
 	// token is in the place of the PKCS#11 token; nil: the one that Config names.
 	token vault.Token
+	// generateRSA makes keys of vaults and of the directory; nil: crypto/rsa.
+	generateRSA func(bits int) (*rsa.PrivateKey, error)
 	// azureHTTP is the way to Azure; nil: the network.
 	azureHTTP http.RoundTripper
 }
@@ -85,11 +88,16 @@ type surroundings struct {
 // Open takes the addresses, opens the data directory or the database, making what is
 // not there, and wires everything. On an error nothing is left open.
 func Open(ctx context.Context, c Config) (*App, error) {
-	return openIn(ctx, c, surroundings{
+	return openIn(ctx, c, outside())
+}
+
+// outside is the real network and the engine that Config names.
+func outside() surroundings {
+	return surroundings{
 		listen:      bind,
 		engine:      openEngine,
 		toKeyStores: func(t http.RoundTripper) http.RoundTripper { return t },
-	})
+	}
 }
 
 func openIn(ctx context.Context, c Config, in surroundings) (_ *App, err error) {
@@ -156,7 +164,7 @@ func (a *App) wire(ctx context.Context) (err error) {
 	a.entra, err = entra.Open(ctx, entra.Config{
 		Issuers: issuers,
 		Store:   a.store, Service: a.service, Login: a.ManagementURL(), Audiences: []string{a.ManagementURL()},
-		VaultSuffix: a.vaultSuffix(), HSMSuffix: a.hsmSuffix(), Log: a.c.Log,
+		VaultSuffix: a.vaultSuffix(), HSMSuffix: a.hsmSuffix(), GenerateRSA: a.in.generateRSA, Log: a.c.Log,
 	})
 	if err != nil {
 		return fmt.Errorf("open the directory service: %w", err)
@@ -182,7 +190,7 @@ func (a *App) wire(ctx context.Context) (err error) {
 	}
 	a.vault = vault.New(vault.Config{
 		Store: a.store, Service: a.service, Entra: a.entra, Suffix: a.vaultSuffix(), HSMSuffix: a.hsmSuffix(), Login: a.ManagementURL(),
-		Roles: a.entra.AllowedData, Token: a.token, Events: a.events, Throttle: true, Log: a.c.Log,
+		Roles: a.entra.AllowedData, Token: a.token, GenerateRSA: a.in.generateRSA, Events: a.events, Throttle: true, Log: a.c.Log,
 	})
 	a.wireNode()
 	hosts := keystore.Hosts{Suffixes: []string{"vault." + Domain, "managedhsm." + Domain, publicVaults, publicHSMs}}

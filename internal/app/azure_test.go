@@ -39,8 +39,8 @@ func serveApp(t *testing.T, c Config, in surroundings) servedApp {
 	if c.DataDir == "" {
 		c.DataDir = filepath.Join(t.TempDir(), "data")
 	}
-	in.listen, in.engine = bind, openEngine
-	in.toKeyStores = func(next http.RoundTripper) http.RoundTripper { return next }
+	real := outside()
+	in.listen, in.engine, in.toKeyStores = real.listen, real.engine, real.toKeyStores
 	a, err := openIn(t.Context(), c, in)
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package app_test
 
 import (
 	"context"
+	"crypto/rsa"
 	"log/slog"
 	"net/http"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"github.com/tidelock/tidelock/internal/app"
 	"github.com/tidelock/tidelock/internal/bench"
 	"github.com/tidelock/tidelock/internal/cli"
+	"github.com/tidelock/tidelock/internal/rsatest"
 )
 
 // rig is a data directory and the server that runs on it now.
@@ -21,6 +23,7 @@ type rig struct {
 	token  app.PKCS11
 	seal   bool   // the service key
 	phrase string // file of the passphrase that seals it; empty: none
+	newRSA func(bits int) (*rsa.PrivateKey, error)
 
 	profile  cli.Profile
 	endpoint bench.Endpoint // of the quickstart relay
@@ -67,7 +70,10 @@ func (r *rig) setUp() {
 func (r *rig) start() {
 	r.t.Helper()
 	const free = "127.0.0.1:0"
-	server, err := app.Open(r.t.Context(), app.Config{DataDir: r.data, RelayAddr: free, ManagementAddr: free, MetricsAddr: free, Log: r.log, Local: r.local, Store: r.store, PKCS11: r.token, SealServiceKey: r.seal, PassphraseFile: r.phrase})
+	if r.newRSA == nil {
+		r.newRSA = rsatest.New()
+	}
+	server, err := app.OpenWith(r.t.Context(), app.Config{DataDir: r.data, RelayAddr: free, ManagementAddr: free, MetricsAddr: free, Log: r.log, Local: r.local, Store: r.store, PKCS11: r.token, SealServiceKey: r.seal, PassphraseFile: r.phrase}, r.newRSA)
 	if err != nil {
 		r.t.Fatal(err)
 	}

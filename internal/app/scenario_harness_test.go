@@ -3,6 +3,7 @@ package app
 import (
 	"bytes"
 	"context"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -27,6 +28,7 @@ import (
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/keystore/keystoretest"
 	"github.com/tidelock/tidelock/internal/provider/resources"
+	"github.com/tidelock/tidelock/internal/rsatest"
 	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/store/memory"
 	"github.com/tidelock/tidelock/internal/vault"
@@ -44,6 +46,7 @@ type world struct {
 	store    *memory.Store
 	hardware vault.Token             // from the next start on; nil: there is none
 	faults   *keystoretest.Transport // in front of the vaults; takes effect over restarts
+	newRSA   func(bits int) (*rsa.PrivateKey, error)
 	log      *logBook
 
 	app     *App
@@ -91,7 +94,7 @@ func scenario(t *testing.T, body func(w *world), configure ...func(*Config)) {
 
 func newWorld(t *testing.T, data string, configure ...func(*Config)) *world {
 	t.Helper()
-	w := &world{t: t, data: data, store: memory.New(), log: &logBook{}, config: Config{
+	w := &world{t: t, data: data, store: memory.New(), newRSA: rsatest.New(), log: &logBook{}, config: Config{
 		DataDir: data, RelayAddr: relayAddr, ManagementAddr: managementAddr,
 	}}
 	w.config.Log = slog.New(slog.NewJSONHandler(w.log, nil))
@@ -114,7 +117,7 @@ func (w *world) start() {
 	w.net = &memoryNet{listeners: map[string]*memoryListener{}}
 	var err error
 	w.app, err = openIn(w.t.Context(), w.config, surroundings{
-		listen: w.net.listen, token: w.hardware,
+		listen: w.net.listen, token: w.hardware, generateRSA: w.newRSA,
 		engine: func(context.Context, Config, prometheus.Registerer) (store.Store, error) {
 			return keptStore{w.store}, nil
 		},

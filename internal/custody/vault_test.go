@@ -15,6 +15,7 @@ import (
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/keystore"
 	"github.com/tidelock/tidelock/internal/keystore/keystoretest"
+	"github.com/tidelock/tidelock/internal/rsatest"
 	"github.com/tidelock/tidelock/internal/vault"
 )
 
@@ -44,11 +45,12 @@ func newRealVault(t *testing.T) *realVault {
 		}
 	}
 	v := &realVault{fixture: &fixture{t: t, store: newRowStore(), service: envelope.NewServiceKey(), log: &bytes.Buffer{}}}
+	keys := rsatest.New()
 	const login = "https://127.0.0.1:8443"
 	var err error
-	v.entra, err = entra.Open(t.Context(), entra.Config{Store: v.store, Service: v.service, Login: login, VaultSuffix: domain + ":8443", Log: slog.New(slog.DiscardHandler)})
+	v.entra, err = entra.Open(t.Context(), entra.Config{Store: v.store, Service: v.service, Login: login, VaultSuffix: domain + ":8443", GenerateRSA: keys, Log: slog.New(slog.DiscardHandler)})
 	must(err)
-	v.vaults = vault.New(vault.Config{Store: v.store, Service: v.service, Entra: v.entra, Suffix: domain + ":8443", Login: login, Log: slog.New(slog.DiscardHandler)})
+	v.vaults = vault.New(vault.Config{Store: v.store, Service: v.service, Entra: v.entra, Suffix: domain + ":8443", Login: login, GenerateRSA: keys, Log: slog.New(slog.DiscardHandler)})
 	directory, err := v.entra.CreateDirectory(t.Context(), "contoso")
 	must(err)
 	relay, err := v.entra.CreateManagedIdentity(t.Context(), directory, identityA)

@@ -24,6 +24,7 @@ import (
 
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/rsatest"
 	"github.com/tidelock/tidelock/internal/store/memory"
 )
 
@@ -45,7 +46,7 @@ func newEndpoint(t testing.TB) endpoint {
 	e := endpoint{log: &bytes.Buffer{}}
 	var err error
 	e.Service, err = entra.Open(context.Background(), entra.Config{
-		Store: memory.New(), Service: envelope.NewServiceKey(), Login: login, VaultSuffix: testVaultSuffix,
+		Store: memory.New(), Service: envelope.NewServiceKey(), Login: login, VaultSuffix: testVaultSuffix, GenerateRSA: rsatest.New(),
 		Log: slog.New(slog.NewTextHandler(e.log, nil)),
 	})
 	if err != nil {

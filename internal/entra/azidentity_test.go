@@ -15,6 +15,7 @@ import (
 
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/rsatest"
 	"github.com/tidelock/tidelock/internal/store/memory"
 )
 
@@ -41,7 +42,7 @@ func newAuthorityWith(t *testing.T, issuers *http.Client) authority {
 	}))
 	t.Cleanup(server.Close)
 	s, err := entra.Open(t.Context(), entra.Config{
-		Store: memory.New(), Service: envelope.NewServiceKey(), Login: server.URL, VaultSuffix: testVaultSuffix, Issuers: issuers,
+		Store: memory.New(), Service: envelope.NewServiceKey(), Login: server.URL, VaultSuffix: testVaultSuffix, Issuers: issuers, GenerateRSA: rsatest.New(),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package entra
 
 import (
 	"context"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -44,7 +45,10 @@ type Config struct {
 	// Issuers is the client that asks other OpenID providers, as NewIssuerClient
 	// returns it; nil: one that reaches public addresses only.
 	Issuers *http.Client
-	Log     *slog.Logger
+	// GenerateRSA makes the keys that tokens are signed with; nil: crypto/rsa. Tests share
+	// theirs.
+	GenerateRSA func(bits int) (*rsa.PrivateKey, error)
+	Log         *slog.Logger
 }
 
 // Service is the directory service. It is safe for concurrent use. It keeps no
@@ -105,7 +109,7 @@ func Open(ctx context.Context, c Config) (*Service, error) {
 		externals:       row.NewTable[reference](c.Store, c.Service, "entra-externals"),
 		assignmentNames: row.NewTable[Assignment](c.Store, c.Service, "entra-role-assignment-names"),
 	}
-	keys, err := openSigningKeys(ctx, c.Store, row.NewTable[signingKeyRow](c.Store, c.Service, "entra-signing-keys"))
+	keys, err := openSigningKeys(ctx, c)
 	if err != nil {
 		return nil, fmt.Errorf("open the directory service: %w", err)
 	}

@@ -47,8 +47,9 @@ const (
 // signingKeys are the keys of the authority: the newest signs, all verify. Other
 // nodes on the same store may make new ones at any time.
 type signingKeys struct {
-	store store.Rows
-	table row.Table[signingKeyRow]
+	store    store.Rows
+	table    row.Table[signingKeyRow]
+	generate func(bits int) (*rsa.PrivateKey, error)
 
 	mu     sync.Mutex // guards what follows; held across a read, so that there is one at a time
 	read   time.Time
@@ -64,8 +65,11 @@ type signingKey struct {
 }
 
 // openSigningKeys loads the keys, or makes the first one.
-func openSigningKeys(ctx context.Context, st store.Rows, t row.Table[signingKeyRow]) (*signingKeys, error) {
-	k := &signingKeys{store: st, table: t}
+func openSigningKeys(ctx context.Context, c Config) (*signingKeys, error) {
+	k := &signingKeys{store: c.Store, table: row.NewTable[signingKeyRow](c.Store, c.Service, "entra-signing-keys"), generate: c.GenerateRSA}
+	if k.generate == nil {
+		k.generate = func(bits int) (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, bits) }
+	}
 	_, err := k.signing(ctx)
 	return k, err
 }
@@ -144,7 +148,7 @@ func (k *signingKeys) load(ctx context.Context, fresh time.Duration) error {
 // rotate makes the next key, unless another node was faster, and deletes those that
 // are over. The caller holds mu.
 func (k *signingKeys) rotate(ctx context.Context) error {
-	if err := createSigningKey(ctx, k.store, k.table, k.newest.number+1); err != nil {
+	if err := k.create(ctx, k.newest.number+1); err != nil {
 		return err
 	}
 	if err := k.load(ctx, 0); err != nil {
@@ -204,9 +208,9 @@ func (s *Service) Sign(ctx context.Context, kind string, payload []byte) (string
 	return signed + "." + base64.RawURLEncoding.EncodeToString(signature), nil
 }
 
-// createSigningKey makes the key with this number unless there is one.
-func createSigningKey(ctx context.Context, st store.Rows, t row.Table[signingKeyRow], number int) error {
-	private, err := rsa.GenerateKey(rand.Reader, signingKeyBits)
+// create makes the key with this number unless there is one.
+func (k *signingKeys) create(ctx context.Context, number int) error {
+	private, err := k.generate(signingKeyBits)
 	if err != nil {
 		return fmt.Errorf("make the token signing key: %w", err)
 	}
@@ -215,11 +219,11 @@ func createSigningKey(ctx context.Context, st store.Rows, t row.Table[signingKey
 		return fmt.Errorf("make the token signing key: %w", err)
 	}
 	row := signingKeyRow{Number: number, PKCS8: pkcs8, Created: time.Now().UTC()}
-	write, err := t.Put(t.Key(fmt.Sprint(number)), row, store.Absent)
+	write, err := k.table.Put(k.table.Key(fmt.Sprint(number)), row, store.Absent)
 	if err != nil {
 		return err
 	}
-	err = st.WriteRows(ctx, []store.RowWrite{write})
+	err = k.store.WriteRows(ctx, []store.RowWrite{write})
 	if err != nil && !errors.Is(err, store.ErrConflict) {
 		return fmt.Errorf("store the token signing key: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/rsatest"
 	"github.com/tidelock/tidelock/internal/store/memory"
 	"github.com/tidelock/tidelock/internal/vault"
 )
@@ -27,13 +28,13 @@ func newInProcess(t testing.TB) testCloud {
 func newInProcessWith(t testing.TB, change func(*vault.Config)) testCloud {
 	t.Helper()
 	c := testCloud{store: memory.New(), suffix: domain}
-	service := envelope.NewServiceKey()
+	service, keys := envelope.NewServiceKey(), rsatest.New()
 	var err error
-	c.entra, err = entra.Open(t.Context(), entra.Config{Store: c.store, Service: service, Login: "https://login.test", VaultSuffix: domain})
+	c.entra, err = entra.Open(t.Context(), entra.Config{Store: c.store, Service: service, Login: "https://login.test", VaultSuffix: domain, GenerateRSA: keys})
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := vault.Config{Store: c.store, Service: service, Entra: c.entra, Suffix: domain, Login: "https://login.test"}
+	config := vault.Config{Store: c.store, Service: service, Entra: c.entra, Suffix: domain, Login: "https://login.test", GenerateRSA: keys}
 	change(&config)
 	c.vaults = vault.New(config)
 	c.client = &http.Client{Transport: c.vaults.Transport()}

@@ -59,7 +59,7 @@ var errNoToken = errors.New("the key is in a PKCS#11 token, and this server was 
 func (s *Service) generate(k keySpec, row *versionRow) error {
 	row.is(k)
 	if s.token == nil || !k.hardware() {
-		return k.generate(row)
+		return s.generateSealed(k, row)
 	}
 	row.InToken = true
 	var public any
@@ -86,13 +86,13 @@ func (s *Service) generate(k keySpec, row *versionRow) error {
 // is takes over what a key of the spec is.
 func (v *versionRow) is(k keySpec) { v.Type, v.Curve, v.Bits, v.MAC = k.kind, k.curve, k.bits, k.mac }
 
-// generate makes a key pair in memory.
-func (k keySpec) generate(row *versionRow) error {
+// generateSealed makes a key pair in memory, to be sealed with its row.
+func (s *Service) generateSealed(k keySpec, row *versionRow) error {
 	var key crypto.Signer
 	var err error
 	switch {
 	case k.isRSA():
-		key, err = rsa.GenerateKey(rand.Reader, k.bits)
+		key, err = s.generateRSA(k.bits)
 	case k.kind == typeOctHSM:
 		return errNoToken // their vaults are not without one
 	case k.curve == curveP256K:

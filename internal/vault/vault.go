@@ -2,6 +2,8 @@ package vault
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,6 +37,9 @@ type Config struct {
 	// Token keeps the keys of hardware types; nil: those of premium vaults are sealed as
 	// all others.
 	Token Token
+	// GenerateRSA makes the key pairs of the types that are no hardware's; nil: crypto/rsa.
+	// Tests share theirs.
+	GenerateRSA func(bits int) (*rsa.PrivateKey, error)
 	// Events takes events to their subscribers; nil: there are none.
 	Events Events
 	// Throttle turns requests away that are more than the service's published limits.
@@ -58,6 +63,8 @@ type Service struct {
 	token  Token
 	events Events
 
+	generateRSA func(bits int) (*rsa.PrivateKey, error)
+
 	throttles *throttles // nil: no limits
 	backups   envelope.ServiceKey
 
@@ -80,12 +87,15 @@ func New(c Config) *Service {
 	s := &Service{
 		store: c.Store, entra: c.Entra, log: c.Log,
 		suffix: suffix, domain: withoutPort(suffix), hsmSuffix: hsmSuffix, hsmDomain: withoutPort(hsmSuffix), login: strings.TrimSuffix(c.Login, "/"),
-		roles: c.Roles, token: c.Token, events: c.Events, backups: c.Service,
+		roles: c.Roles, token: c.Token, events: c.Events, generateRSA: c.GenerateRSA, backups: c.Service,
 		vaults:   row.NewTable[Vault](c.Store, c.Service, "vaults"),
 		keys:     row.NewTable[keyRow](c.Store, c.Service, "vault-keys"),
 		versions: row.NewTable[versionRow](c.Store, c.Service, "vault-key-versions"),
 
 		assignments: row.NewTable[assignment](c.Store, c.Service, "hsm-role-assignments"),
+	}
+	if s.generateRSA == nil {
+		s.generateRSA = func(bits int) (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, bits) }
 	}
 	s.audits = newAuditLog(c)
 	if c.Throttle {

@@ -24,6 +24,7 @@ import (
 
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/envelope"
+	"github.com/tidelock/tidelock/internal/rsatest"
 	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/store/memory"
 	"github.com/tidelock/tidelock/internal/vault"
@@ -68,12 +69,13 @@ func newCloud(t *testing.T, log io.Writer) testCloud {
 		t.Fatal(err)
 	}
 	c := testCloud{store: memory.New(), service: envelope.NewServiceKey(), suffix: domain + ":" + u.Port(), hsmSuffix: hsmDomain + ":" + u.Port(), token11: vaulttest.NewToken(), login: server.URL}
-	c.entra, err = entra.Open(t.Context(), entra.Config{Store: c.store, Service: c.service, Login: server.URL, VaultSuffix: c.suffix, HSMSuffix: c.hsmSuffix})
+	keys := rsatest.New()
+	c.entra, err = entra.Open(t.Context(), entra.Config{Store: c.store, Service: c.service, Login: server.URL, VaultSuffix: c.suffix, HSMSuffix: c.hsmSuffix, GenerateRSA: keys})
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.vaults = vault.New(vault.Config{
-		Store: c.store, Service: c.service, Entra: c.entra, Suffix: c.suffix, HSMSuffix: c.hsmSuffix, Login: server.URL, Token: c.token11,
+		Store: c.store, Service: c.service, Entra: c.entra, Suffix: c.suffix, HSMSuffix: c.hsmSuffix, Login: server.URL, Token: c.token11, GenerateRSA: keys,
 		Log: slog.New(slog.NewJSONHandler(log, nil)),
 	})
 	authority, vaults = c.entra.Handler(), c.vaults.Handler()

@@ -20,6 +20,7 @@ import (
 	"github.com/tidelock/tidelock/internal/entra"
 	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/provider/graph"
+	"github.com/tidelock/tidelock/internal/rsatest"
 	"github.com/tidelock/tidelock/internal/store"
 	"github.com/tidelock/tidelock/internal/store/memory"
 )
@@ -40,7 +41,7 @@ func newRig(t *testing.T) *rig {
 	r := &rig{t: t, secrets: map[string]string{}}
 	var err error
 	r.entra, err = entra.Open(t.Context(), entra.Config{
-		Store: memory.New(), Service: envelope.NewServiceKey(), Login: "https://login.test", VaultSuffix: "vault.test",
+		Store: memory.New(), Service: envelope.NewServiceKey(), Login: "https://login.test", VaultSuffix: "vault.test", GenerateRSA: rsatest.New(),
 	})
 	r.must(err)
 	r.home, err = r.entra.CreateDirectory(t.Context(), "home")

@@ -31,6 +31,7 @@ import (
 	"github.com/tidelock/tidelock/internal/provider/keyvault"
 	"github.com/tidelock/tidelock/internal/provider/managedidentity"
 	"github.com/tidelock/tidelock/internal/provider/resources"
+	"github.com/tidelock/tidelock/internal/rsatest"
 	"github.com/tidelock/tidelock/internal/store/memory"
 	"github.com/tidelock/tidelock/internal/vault"
 	"github.com/tidelock/tidelock/internal/vault/vaulttest"
@@ -114,11 +115,12 @@ func New(t testing.TB, containers fluidrelay.Containers) *Plane {
 	t.Helper()
 	p := &Plane{t: t, Store: memory.New(), Service: envelope.NewServiceKey(), Relay: &Relay{}, HSM: vaulttest.NewToken(), Log: &bytes.Buffer{}, tokens: map[string]string{}}
 	log := slog.New(slog.NewJSONHandler(&syncBuffer{b: p.Log}, nil))
+	keys := rsatest.New()
 	ctx := t.Context()
 	var err error
-	p.Entra, err = entra.Open(ctx, entra.Config{Store: p.Store, Service: p.Service, Login: Login, VaultSuffix: VaultSuffix, HSMSuffix: HSMSuffix, Log: log})
+	p.Entra, err = entra.Open(ctx, entra.Config{Store: p.Store, Service: p.Service, Login: Login, VaultSuffix: VaultSuffix, HSMSuffix: HSMSuffix, GenerateRSA: keys, Log: log})
 	p.must(err)
-	p.Vault = vault.New(vault.Config{Store: p.Store, Service: p.Service, Entra: p.Entra, Suffix: VaultSuffix, HSMSuffix: HSMSuffix, Login: Login, Roles: p.Entra.AllowedData, Token: p.HSM, Log: log})
+	p.Vault = vault.New(vault.Config{Store: p.Store, Service: p.Service, Entra: p.Entra, Suffix: VaultSuffix, HSMSuffix: HSMSuffix, Login: Login, Roles: p.Entra.AllowedData, Token: p.HSM, GenerateRSA: keys, Log: log})
 	hosts := keystore.Hosts{Suffixes: []string{"vault.tidelock.localhost", "managedhsm.tidelock.localhost"}}
 	p.Keeper = custody.New(custody.Config{
 		Store: p.Store, Service: p.Service, Hosts: hosts, Log: log,

@@ -17,16 +17,19 @@ import (
 
 	"github.com/decred/dcrd/dcrec/secp256k1/v4"
 	signatures "github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
+
+	"github.com/tidelock/tidelock/internal/rsatest"
 )
 
 // Token is a token as package vault asks for it, without the modes CBC, CBCPAD, KW and KWP.
 type Token struct {
 	mu   sync.Mutex
 	keys map[string]any
+	rsa  func(bits int) (*rsa.PrivateKey, error)
 }
 
 // NewToken returns an empty token.
-func NewToken() *Token { return &Token{keys: map[string]any{}} }
+func NewToken() *Token { return &Token{keys: map[string]any{}, rsa: rsatest.New()} }
 
 // Keys counts the keys in the token.
 func (t *Token) Keys() int {
@@ -37,7 +40,7 @@ func (t *Token) Keys() int {
 
 // GenerateRSA makes an RSA key.
 func (t *Token) GenerateRSA(id string, bits int) (*rsa.PublicKey, error) {
-	key, err := rsa.GenerateKey(rand.Reader, bits)
+	key, err := t.rsa(bits)
 	if err != nil {
 		return nil, err
 	}
