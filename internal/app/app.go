@@ -56,7 +56,7 @@ type App struct {
 
 	closeToken func() // nil as token is
 	custody    *custody.Keeper
-	anchors    *anchor.File
+	anchors    anchors
 	relay      *relay.Server
 	relays     *fluidrelay.Provider
 	vaults     *keyvault.Provider
@@ -77,12 +77,20 @@ type surroundings struct {
 	engine func(context.Context, Config, prometheus.Registerer) (store.Store, error)
 	// toKeyStores is put between the key stores' clients and the key stores.
 	toKeyStores func(http.RoundTripper) http.RoundTripper
+	// anchors opens the file of head anchors.
+	anchors func(path string) (anchors, error)
 	// token is in the place of the PKCS#11 token; nil: the one that Config names.
 	token vault.Token
 	// generateRSA makes keys of vaults and of the directory; nil: crypto/rsa.
 	generateRSA func(bits int) (*rsa.PrivateKey, error)
 	// azureHTTP is the way to Azure; nil: the network.
 	azureHTTP http.RoundTripper
+}
+
+// anchors are the head anchors of documents, and what they are kept in.
+type anchors interface {
+	custody.Anchors
+	Close() error
 }
 
 // Open takes the addresses, opens the data directory or the database, making what is
@@ -96,6 +104,7 @@ func outside() surroundings {
 	return surroundings{
 		listen:      bind,
 		engine:      openEngine,
+		anchors:     func(path string) (anchors, error) { return anchor.Open(path) },
 		toKeyStores: func(t http.RoundTripper) http.RoundTripper { return t },
 	}
 }
@@ -206,9 +215,11 @@ func (a *App) wire(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if a.anchors, err = anchor.Open(a.c.Anchors); err != nil {
+	kept, err := a.in.anchors(a.c.Anchors)
+	if err != nil {
 		return fmt.Errorf("%w: restore it, or, if the data is known to be the newest, move it away", err)
 	}
+	a.anchors = kept
 	a.custody = custody.New(custody.Config{
 		Store: a.store, Service: a.service, Retention: retention, Anchors: a.anchors, Hosts: hosts, Log: a.c.Log, Metrics: a.metrics,
 		KeyStore: a.keyStores(azure).client, Policy: a.c.Keys, Tell: a.tellKeys(),

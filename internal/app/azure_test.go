@@ -40,7 +40,7 @@ func serveApp(t *testing.T, c Config, in surroundings) servedApp {
 		c.DataDir = filepath.Join(t.TempDir(), "data")
 	}
 	real := outside()
-	in.listen, in.engine, in.toKeyStores = real.listen, real.engine, real.toKeyStores
+	in.listen, in.engine, in.anchors, in.toKeyStores = real.listen, real.engine, real.anchors, real.toKeyStores
 	a, err := openIn(t.Context(), c, in)
 	if err != nil {
 		t.Fatal(err)

@@ -23,9 +23,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tidelock/tidelock/internal/anchor"
 	"github.com/tidelock/tidelock/internal/bench"
 	"github.com/tidelock/tidelock/internal/cli"
 	"github.com/tidelock/tidelock/internal/entra"
+	"github.com/tidelock/tidelock/internal/envelope"
 	"github.com/tidelock/tidelock/internal/keystore/keystoretest"
 	"github.com/tidelock/tidelock/internal/provider/resources"
 	"github.com/tidelock/tidelock/internal/rsatest"
@@ -44,6 +46,7 @@ type world struct {
 	data     string
 	config   Config
 	store    *memory.Store
+	anchors  memoryAnchors           // they outlive the servers, too
 	hardware vault.Token             // from the next start on; nil: there is none
 	faults   *keystoretest.Transport // in front of the vaults; takes effect over restarts
 	newRSA   func(bits int) (*rsa.PrivateKey, error)
@@ -121,6 +124,7 @@ func (w *world) start() {
 		engine: func(context.Context, Config, prometheus.Registerer) (store.Store, error) {
 			return keptStore{w.store}, nil
 		},
+		anchors: func(string) (anchors, error) { return &w.anchors, nil },
 		toKeyStores: func(next http.RoundTripper) http.RoundTripper {
 			if w.faults == nil {
 				w.faults = keystoretest.New(next)
@@ -163,6 +167,28 @@ func (w *world) pause(d time.Duration) {
 type keptStore struct{ *memory.Store }
 
 func (keptStore) Close() error { return nil }
+
+// memoryAnchors are kept without a disk, which a bubble waits for in real time.
+type memoryAnchors struct{ all sync.Map } // of document handles
+
+func (m *memoryAnchors) Get(h envelope.DocumentHandle) []byte {
+	v, _ := m.all.Load(h)
+	raw, _ := v.([]byte)
+	return raw
+}
+
+func (m *memoryAnchors) Put(all ...anchor.Anchor) error {
+	for _, one := range all {
+		if one.Value == nil {
+			m.all.Delete(one.Document)
+			continue
+		}
+		m.all.Store(one.Document, bytes.Clone(one.Value))
+	}
+	return nil
+}
+
+func (*memoryAnchors) Close() error { return nil }
 
 // reply is what a request got.
 type reply struct {
