@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -173,6 +174,15 @@ func TestMigrationRefusals(t *testing.T) {
 func TestMigrationRace(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		const copies = 8
+		var checked sync.WaitGroup // that the id is free
+		checked.Add(copies)
+		r.store.swap(&rowHook{r.store.Store, func(key store.RowKey) error {
+			if key.Table == documentsTable {
+				checked.Done()
+				checked.Wait()
+			}
+			return nil
+		}})
 		errs := make(chan error, copies)
 		for range copies {
 			go func() {
