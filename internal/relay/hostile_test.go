@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"runtime"
 	"strings"
@@ -420,4 +421,43 @@ func TestDownloadsOfABlobThatNobodyReads(t *testing.T) {
 			t.Errorf("%d MB in use for %d downloads of %d MB, want at most %d", used>>20, n, size>>20, most>>20)
 		}
 	})
+}
+
+// Who announces a body and sends none is given up, wherever that is looked for.
+func TestBodiesThatDoNotCome(t *testing.T) {
+	const socket = "/socket.io/?EIO=4&transport=polling"
+	for name, request := range map[string]string{
+		"Handshake":        "GET " + socket,
+		"Chunked":          "GET " + socket + "&chunked",
+		"PostHandshake":    "POST " + socket,
+		"UnknownSession":   "POST " + socket + "&sid=unknown",
+		"UnknownTransport": "POST /socket.io/?EIO=4",
+		"Preflight":        "OPTIONS " + socket,
+		"RESTPreflight":    "OPTIONS /documents/t1",
+		"Unrouted":         "POST /nowhere",
+		"Health":           "GET /livez",
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				conn, err := r.pipes.dial(t.Context(), "", "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				length := "Content-Length: 100000"
+				if name == "Chunked" {
+					length = "Transfer-Encoding: chunked"
+				}
+				started := time.Now()
+				_ = conn.SetReadDeadline(started.Add(time.Hour))
+				fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: relay.test\r\n%s\r\n\r\n", request, length)
+				if _, err := io.ReadAll(conn); err != nil {
+					t.Errorf("after %v: %v", time.Since(started), err)
+				}
+				if took := time.Since(started); took > quick+time.Second {
+					t.Errorf("given up after %v", took)
+				}
+			})
+		})
+	}
 }

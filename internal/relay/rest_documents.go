@@ -283,7 +283,10 @@ func (s *Server) broadcastSignal(c *call) error {
 	if !d.active() {
 		return &restError{http.StatusGone, "Document session not active"}
 	}
-	message := encode(map[string]any{"type": "RuntimeMessage", "contents": contents})
+	message := encode(struct {
+		Type     string `json:"type"`
+		Contents any    `json:"contents"`
+	}{"RuntimeMessage", contents})
 	d.broadcastSignal(encode(string(message)))
 	answerJSON(c.w, http.StatusOK, "OK")
 	return nil

@@ -291,6 +291,9 @@ func TestRESTDeltas(t *testing.T) {
 				t.Errorf("%q: ops %s, want %s", query, got, want)
 			}
 		}
+		if a := r.call("GET", "/deltas/t1/unknown", r.token("unknown"), ""); a.status != 200 || string(a.body) != "[]" {
+			t.Errorf("unknown document: %d %s, want no ops", a.status, a.body)
+		}
 		c.close()
 	})
 }

@@ -94,8 +94,11 @@ var (
 )
 
 func refuse(w http.ResponseWriter, status int, e handshakeError) {
-	// Writers of tests have no deadlines; those of net/http always do.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerWithin))
+	// Writers of tests have no deadlines; those of net/http always do. For reading, too: the
+	// answer goes out once the server has looked for the body that nobody here read.
+	control, by := http.NewResponseController(w), time.Now().Add(answerWithin)
+	_ = control.SetReadDeadline(by)
+	_ = control.SetWriteDeadline(by)
 	w.Header().Set("Content-Type", "application/json")
 	if e.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(e.RetryAfter))
@@ -124,6 +127,10 @@ func checkHandshake(method string, query url.Values) *handshakeError {
 // polling, as those of net/http are. Headers set on it are sent with the
 // answer.
 func (s *Server) Serve(w http.ResponseWriter, r *http.Request, connect func(*Socket) Handler) {
+	if r.Method == http.MethodGet && r.ContentLength != 0 { // to wait for
+		refuse(w, http.StatusBadRequest, badRequest)
+		return
+	}
 	query := r.URL.Query()
 	transport := query.Get("transport")
 	if transport != "websocket" && transport != "polling" {
