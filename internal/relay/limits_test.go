@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,6 +76,8 @@ func TestOpsOverTheRate(t *testing.T) {
 func TestSummariesThatWait(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		id := r.create()
+		var broken atomic.Bool
+		r.store.swap(unreadable{r.store.Store, &broken})
 		a := r.join(id, summarizer)
 		proposal := string(encode(map[string]any{"handle": "unknown", "head": r.head(id)}))
 		propose := func(n int) {
@@ -106,8 +109,7 @@ func TestSummariesThatWait(t *testing.T) {
 		a.csn -= maxUndecided + 1 // nothing of it was taken
 
 		// While none can be decided.
-		intact := r.store.Store
-		r.store.swap(unreadable{intact})
+		broken.Store(true)
 		for range maxUndecided + 1 {
 			propose(1)
 			synctest.Wait()
@@ -115,7 +117,7 @@ func TestSummariesThatWait(t *testing.T) {
 		if got := a.awaitNack().Content.Code; got != 429 {
 			t.Errorf("one more than may wait: nack %d, want 429", got)
 		}
-		r.store.swap(intact)
+		broken.Store(false)
 		time.Sleep(time.Minute) // until it is tried again
 		synctest.Wait()
 		if got := verdicts(); got != 2*maxUndecided {
@@ -124,11 +126,17 @@ func TestSummariesThatWait(t *testing.T) {
 	})
 }
 
-// unreadable is a store that reads no objects.
-type unreadable struct{ store.Store }
+// unreadable is a store that reads no objects while it is broken.
+type unreadable struct {
+	store.Store
+	broken *atomic.Bool
+}
 
-func (unreadable) GetObject(context.Context, envelope.DocumentHandle, envelope.Name) (envelope.Sealed, error) {
-	return envelope.Sealed{}, errDisk
+func (u unreadable) GetObject(ctx context.Context, doc envelope.DocumentHandle, name envelope.Name) (envelope.Sealed, error) {
+	if u.broken.Load() {
+		return envelope.Sealed{}, errDisk
+	}
+	return u.Store.GetObject(ctx, doc, name)
 }
 
 // Connecting again gives nobody more than staying connected.

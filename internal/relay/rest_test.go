@@ -227,7 +227,7 @@ func TestRESTDocuments(t *testing.T) {
 		r.call("POST", "/api/v1/t1/"+id+"/broadcast-signal", token, signal).golden(t, "signal")
 		for {
 			if got := string(c.await("signal").args[0]); strings.Contains(got, "RuntimeMessage") {
-				if want := `{"clientId":null,"content":"{\"contents\":{\"type\":\"t\",\"content\":{\"a\":1}},\"type\":\"RuntimeMessage\"}"}`; got != want {
+				if want := `{"clientId":null,"content":"{\"type\":\"RuntimeMessage\",\"contents\":{\"type\":\"t\",\"content\":{\"a\":1}}}"}`; got != want {
 					t.Errorf("signal %s, want %s", got, want)
 				}
 				break
