@@ -302,6 +302,9 @@ func TestScenario28AKeyInAnotherVault(t *testing.T) {
 		w.putVault("kv2", w.newVaultBody(location))
 		other := w.newVersion("kv2", "k")
 		w.want(200, r.patch(other, ""))
+		if s := r.status(); len(s.Previous) != 1 || s.Previous[0].SafeToDisable {
+			t.Errorf("just after the move: %+v, want the old version not yet safe to disable", s.Previous)
+		}
 		w.pause(25 * time.Hour)
 		w.eventually("the old version is safe to disable", time.Minute, func() bool {
 			s := r.status()
@@ -383,6 +386,11 @@ func TestScenario48PinnedVersionlessAndBack(t *testing.T) {
 			if s := r.status(); s.Rotation != c.rotation || s.KeyID != c.kid {
 				t.Errorf("after %s: %s under %s, want %s under %s", c.url, s.Rotation, s.KeyID, c.rotation, c.kid)
 			}
+			w.pause(0) // what is stored says so, too
+			w.eventually(c.rotation+" after a restart", time.Minute, func() bool {
+				s := r.status()
+				return s.Rotation == c.rotation && s.KeyID == c.kid
+			})
 			if r.shown()["keyEncryptionKeyUrl"] != c.url || !r.serves(d) {
 				t.Errorf("after %s: shown is %v", c.url, r.shown())
 			}
