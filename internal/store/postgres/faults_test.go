@@ -207,6 +207,8 @@ func TestNothingWaitsForEver(t *testing.T) {
 				t.Errorf("%s: an append was acknowledged by nobody", connection)
 			}
 		case <-time.After(time.Minute):
+			proxy.Set(pgtest.None)
+			proxy.Cut() // else the engine does not close
 			t.Fatalf("%s: a server that does not answer is waited for longer than a minute", connection)
 		}
 	}
