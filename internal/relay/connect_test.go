@@ -16,7 +16,7 @@ func TestChooseVersion(t *testing.T) {
 		{[]string{"^9.0.0", "~0.2.7"}, "^0.2.0"},
 		{[]string{"0.3.1"}, "^0.3.0"},
 		{[]string{"^0.5.0", "^0.0.1"}, ""},
-		{[]string{"^1.0.0", "*", "", "0.4", "0.x.0"}, ""},
+		{[]string{"^1.0.0", "^1.4.0", "*", "", "0.4", "0.x.0"}, ""},
 		{nil, ""},
 	} {
 		got, ok := chooseVersion(test.ranges)

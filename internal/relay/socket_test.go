@@ -104,6 +104,10 @@ func TestConnectRefusals(t *testing.T) {
 			{"InteractiveIsString", connectBody(id, token, "write", client(func(m map[string]any) {
 				m["details"] = map[string]any{"capabilities": map[string]any{"interactive": "yes"}}
 			})), 400},
+			{"NoInteractive", connectBody(id, token, "write", client(func(m map[string]any) {
+				m["details"] = map[string]any{"capabilities": map[string]any{}}
+			})), 400},
+			{"NoCapabilities", connectBody(id, token, "write", client(func(m map[string]any) { m["details"] = map[string]any{} })), 400},
 			{"HugeDetails", connectBody(id, token, "write", client(func(m map[string]any) {
 				m["details"].(map[string]any)["environment"] = strings.Repeat("x", maxDetailsBytes)
 			})), 400},

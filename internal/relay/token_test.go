@@ -88,6 +88,8 @@ func TestCheckToken(t *testing.T) {
 		{"NoDocument", without("documentId"), 403, "DocumentId in token claims does not match request.", 403, otherResource},
 		{"NoScopes", without("scopes"), 403, "Missing scopes in token claims.", 403, "Missing scopes in token claims"},
 		{"EmptyScopes", set("scopes", []string{}), 403, "Missing scopes in token claims.", 403, "Missing scopes in token claims"},
+		{"LivesAnHour", with(func(m jwt.MapClaims) { m["exp"] = m["iat"].(int64) + 3600 }), 0, "", 0, ""},
+		{"LivesLonger", with(func(m jwt.MapClaims) { m["exp"] = m["iat"].(int64) + 3601 }), 403, "Invalid token expiry", 403, "Invalid token expiry"},
 		{"LivesTooLong", set("iat", 1), 403, "Invalid token expiry", 403, "Invalid token expiry"},
 		{"NoExpiry", without("exp"), 403, "Invalid token expiry", 403, "Invalid token expiry"},
 		{"NoIssue", without("iat"), 403, "Invalid token expiry", 403, "Invalid token expiry"},

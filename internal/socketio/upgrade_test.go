@@ -31,13 +31,17 @@ func TestUpgradeKeepsOrderAndHandler(t *testing.T) {
 		wantAnswer(t, "the poll that waited", waiting, "200 6")
 		rec.socket.Send(NewEvent("a")) // before the client says 5: for whoever comes first
 		send(t, ws, "5")
-		synctest.Wait()
-		rec.socket.Send(NewEvent("b"))
+		switched := time.Now()
 		for _, want := range []string{`42["a"]`, `42["b"]`} {
 			if got := receive(t, ws); got != want {
 				t.Errorf("over the WebSocket: %s, want %s", got, want)
 			}
+			rec.socket.Send(NewEvent("b"))
 		}
+		if waited := time.Since(switched); waited > 0 {
+			t.Errorf("what was queued came after %v", waited)
+		}
+		receive(t, ws) // the second "b"
 		send(t, ws, `421["c"]`)
 		if got := receive(t, ws); got != "431[]" || <-rec.events != "c" {
 			t.Errorf("answer to an event = %s, want 431[]", got)
