@@ -6,17 +6,21 @@ import { SharedMap } from "fluid-framework";
 
 export const schema = { initialObjects: { map: SharedMap } };
 
+const all = ["doc:read", "doc:write", "summary:write"];
+
 /** Signs a token as an application's backend would. */
-export function sign(server, documentId, { user = { id: "tester", name: "Tester" }, key = server.key } = {}) {
+export function sign(server, documentId, { user = { id: "tester", name: "Tester" }, key = server.key, scopes = all, lifetime = 3600 } = {}) {
 	const iat = Math.floor(Date.now() / 1000);
-	const scopes = ["doc:read", "doc:write", "summary:write"];
-	return jwt.sign({ tenantId: server.tenantId, documentId, scopes, user, ver: "1.0", iat, exp: iat + 3600, jti: randomUUID() }, key, { algorithm: "HS256" });
+	return jwt.sign({ tenantId: server.tenantId, documentId, scopes, user, ver: "1.0", iat, exp: iat + lifetime, jti: randomUUID() }, key, { algorithm: "HS256" });
 }
 
-/** A new client; options are those of sign. A server in local mode has the tenant of local mode. */
+/** A new client; options are those of sign, and created is told of new containers. A server in local mode has the tenant of local mode. */
 export function client(server, options) {
 	const token = async (_, documentId) => ({ jwt: sign(server, documentId ?? "", options) });
-	const connection = { endpoint: server.endpoint, tokenProvider: { fetchOrdererToken: token, fetchStorageToken: token } };
+	const connection = {
+		endpoint: server.endpoint,
+		tokenProvider: { fetchOrdererToken: token, fetchStorageToken: token, documentPostCreateCallback: options?.created },
+	};
 	return new AzureClient({
 		connection: server.tenantId === "local" ? { type: "local", ...connection } : { type: "remote", tenantId: server.tenantId, ...connection },
 	});
