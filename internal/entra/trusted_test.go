@@ -163,4 +163,15 @@ func TestExternalPrincipals(t *testing.T) {
 	if got, err := c.Management(request(c.bearerOf(t, jwt.MapClaims{"sub": "bob", "oid": alice}))); err != nil || got.ObjectID != bob.ObjectID {
 		t.Errorf("by subject: got %+v, %v", got, err)
 	}
+	// An issuer speaks for one directory: an administrator of another cannot open that to its users.
+	elsewhere, err := c.CreateDirectory(t.Context(), "elsewhere")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.ImportPrincipal(t.Context(), elsewhere, "carol", "", entra.External{Issuer: c.issuer.url, Value: "carol"}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.Management(request(c.bearerOf(t, jwt.MapClaims{"sub": "carol"}))); err == nil || tokenError(t, err).Code != "InvalidAuthenticationToken" {
+		t.Errorf("imported by another directory: got %+v, %v", got, err)
+	}
 }

@@ -119,3 +119,14 @@ func FuzzParseURL(f *testing.F) {
 		}
 	})
 }
+
+func TestAzuresKeyStoresAreOnOnePort(t *testing.T) {
+	hosts := Hosts{AzureSuffixes: []string{"vault.azure.net"}}
+	if u, err := ParseURL("https://contoso.vault.azure.net:443/keys/kek", hosts); err != nil || u.Host() != "contoso.vault.azure.net" {
+		t.Errorf("with port 443: got %+v, %v", u, err)
+	}
+	var e *URLError
+	if u, err := ParseURL("https://contoso.vault.azure.net:8443/keys/kek", hosts); !errors.As(err, &e) || e.Code != codeMalformed || !strings.Contains(e.Message, "leave the port out") {
+		t.Errorf("with another port: got %+v, %v", u, err)
+	}
+}

@@ -240,6 +240,9 @@ func TestThrottling(t *testing.T) {
 		c := newInProcessWith(t, func(config *vault.Config) { config.Throttle = true })
 		c.put(t, c.vault("contoso"))
 		c.put(t, c.vault("fabrikam"))
+		premium := c.vault("northwind")
+		premium.SKU = "premium"
+		c.put(t, premium)
 		token := c.token(t, "https://"+domain)
 		create := func(vault string) *http.Response {
 			return c.send(t, "POST", vault, "/keys/k/create", token, `{"kty":"EC"}`)
@@ -262,6 +265,15 @@ func TestThrottling(t *testing.T) {
 		time.Sleep(time.Second)
 		if got := create("contoso").StatusCode; got != 200 {
 			t.Errorf("after Retry-After: got %d", got)
+		}
+		for n := range 11 { // keys in hardware cost twice as much
+			want := 200
+			if n == 10 {
+				want = 429
+			}
+			if got := c.send(t, "POST", "northwind", "/keys/k/create", token, `{"kty":"EC-HSM"}`).StatusCode; got != want {
+				t.Errorf("key %d in hardware: got %d, want %d", n+1, got, want)
+			}
 		}
 	})
 }

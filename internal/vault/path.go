@@ -47,7 +47,7 @@ func parsePath(path string) (target, error) {
 		}
 		return t, nil
 	default:
-		return target{}, badParameter("The request URI contains an invalid name: %s. This vault has keys, and no secrets, certificates or storage accounts.", printable(segments[0]))
+		return target{}, badParameter("The request URI contains an invalid name: %s. This vault has keys, and no secrets, certificates, storage accounts or settings.", printable(segments[0]))
 	}
 	if len(rest) == 0 || len(rest) == 1 && rest[0] == "" {
 		return t, nil

@@ -167,6 +167,9 @@ func TestGoldenFederated(t *testing.T) {
 	if got := p.Do("GET", all+"/id2?api-version=2024-11-30", "").Get("properties.isolationScope"); got != "Regional" {
 		t.Errorf("got isolationScope %v, want Regional", got)
 	}
+	if got := p.Do("GET", all+"/id2"+version, "").Get("properties.isolationScope"); got != nil {
+		t.Errorf("an older version shows isolationScope %v", got)
+	}
 }
 
 func TestBadFederatedCredentials(t *testing.T) {

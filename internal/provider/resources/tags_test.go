@@ -63,6 +63,9 @@ func TestTagsNeedTheirOwnPermission(t *testing.T) {
 		}
 		token := p.Token(app, secret, entra.AudienceManagement)
 		p.Want(want, p.DoAs(token, "PUT", identity+tags, `{"properties":{"tags":{"a":"b"}}}`))
+		p.Want(want, p.DoAs(token, "PATCH", identity+tags, `{"operation":"Merge","properties":{"tags":{"c":"d"}}}`))
+		p.Want(want, p.DoAs(token, "DELETE", identity+tags, ""))
+		p.Want(200, p.DoAs(token, "GET", identity+tags, ""))
 		p.Refused(403, "AuthorizationFailed", p.DoAs(token, "PATCH", identity+"?api-version=2023-01-31", `{"tags":{}}`))
 	}
 }
