@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,8 +12,8 @@ import (
 )
 
 // revokedTokens has one row per revoked token, found by tenant, document and jti:
-// who may revoke in one document can end no token of another. When the row ends, the
-// token itself has.
+// who may revoke in one document can end no token of another. The row's plaintext
+// is until when it counts, as in usedTokens. By then the token itself has ended.
 //
 // The rows are read on every check and kept nowhere else: a copy in memory would
 // not know what another process on the same store revoked, and to find no row in the
@@ -32,7 +33,8 @@ var (
 
 func (s *Server) revokedKey(tenantID, documentID, jti string) store.RowKey {
 	// As JSON, so that no two triples read alike.
-	return s.revoked.Key(string(encode([]string{tenantID, documentID, jti})))
+	name := string(encode([]string{tenantID, documentID, jti}))
+	return store.RowKey{Table: revokedTokens, Name: s.c.Service.Name(string(revokedTokens), name)}
 }
 
 // checkRevoked refuses a token that was revoked. It comes after the signature,
@@ -41,14 +43,18 @@ func (s *Server) checkRevoked(ctx context.Context, c claims, face tokenFace) err
 	if c.JTI == "" {
 		return nil // it has no name to revoke it by
 	}
-	row, _, err := s.revoked.Get(ctx, s.revokedKey(c.TenantID, c.DocumentID, c.JTI))
+	row, err := s.c.Store.GetRow(ctx, s.revokedKey(c.TenantID, c.DocumentID, c.JTI))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
+		return fmt.Errorf("read revoked token: %w", err)
+	}
+	end, err := s.openEnd(row)
+	if err != nil {
 		return err
 	}
-	if time.Now().Before(row.End) {
+	if time.Now().Before(end) {
 		return errRevoked[face]
 	}
 	return nil // of an earlier token with this jti
@@ -58,7 +64,7 @@ func (s *Server) checkRevoked(ctx context.Context, c claims, face tokenFace) err
 // durably, and then cuts the sockets that they opened. Idempotent.
 func (s *Server) revoke(ctx context.Context, t Tenant, documentID, jti string) error {
 	key := s.revokedKey(t.ID, documentID, jti)
-	write, err := s.revoked.Put(key, tokenEnd{time.Now().Add(revocationLife)}, store.Anything)
+	write, err := s.endWrite(key, time.Now().Add(revocationLife))
 	if err != nil {
 		return err
 	}
@@ -123,19 +129,61 @@ func (s *Server) cutTenant(tenantID string) {
 
 // sweepRevoked drops some rows that have ended, as useToken does.
 func (s *Server) sweepRevoked(ctx context.Context, key store.RowKey) error {
-	ended, err := endedTokens(ctx, s.revoked, key.Name)
+	ended, err := s.endedRows(ctx, key)
 	if err != nil || len(ended) == 0 {
 		return err
 	}
 	var writes []store.RowWrite
-	for _, one := range ended {
+	for _, row := range ended {
 		// At its revision: the same jti may just have been revoked anew.
-		at := store.RowKey{Table: revokedTokens, Name: one.Name}
-		writes = append(writes, store.RowWrite{RowKey: at, Expect: store.AtRevision(one.Revision)})
+		writes = append(writes, store.RowWrite{RowKey: row.RowKey, Expect: store.AtRevision(row.Revision)})
 	}
 	err = s.c.Store.WriteRows(ctx, writes)
 	if err != nil && !errors.Is(err, store.ErrConflict) { // then a later one sweeps
 		return fmt.Errorf("drop ended revocations: %w", err)
 	}
 	return nil
+}
+
+// endWrite writes a row whose plaintext is a time: milliseconds since 1970, 8
+// bytes big endian.
+func (s *Server) endWrite(key store.RowKey, end time.Time) (store.RowWrite, error) {
+	plain := binary.BigEndian.AppendUint64(nil, uint64(end.UnixMilli())) // numericDate allows no negative one
+	sealed, err := s.c.Service.SealRow(string(key.Table), key.Partition, key.Name, plain)
+	if err != nil {
+		return store.RowWrite{}, fmt.Errorf("seal row of %s: %w", key.Table, err)
+	}
+	return store.RowWrite{RowKey: key, Value: &sealed}, nil
+}
+
+// openEnd reads what endWrite wrote.
+func (s *Server) openEnd(row store.Row) (time.Time, error) {
+	plain, err := s.c.Service.OpenRow(string(row.Table), row.Partition, row.Name, row.Value)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("open row of %s: %w: %w", row.Table, err, store.ErrCorrupt)
+	}
+	if len(plain) != 8 {
+		return time.Time{}, fmt.Errorf("row of %s holds %d bytes: %w", row.Table, len(plain), store.ErrCorrupt)
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(plain))), nil
+}
+
+// endedRows returns those of the next sweepTokens rows after key whose time has
+// come. Names are hashes, so the rows after one are a random sample.
+func (s *Server) endedRows(ctx context.Context, key store.RowKey) ([]store.Row, error) {
+	rows, err := s.c.Store.ListRows(ctx, key.Table, key.Partition, key.Name, sweepTokens)
+	if err != nil {
+		return nil, fmt.Errorf("list rows of %s: %w", key.Table, err)
+	}
+	var ended []store.Row
+	for _, row := range rows {
+		end, err := s.openEnd(row)
+		if err != nil {
+			return nil, err
+		}
+		if time.Now().After(end) {
+			ended = append(ended, row)
+		}
+	}
+	return ended, nil
 }

@@ -67,8 +67,6 @@ type Server struct {
 
 	records   row.Table[documentRecord]
 	ephemeral row.Table[ephemeralDocument]
-	used      row.Table[tokenEnd]
-	revoked   row.Table[tokenEnd]
 	uploads   *semaphore.Weighted // bytes
 	spent     spentAllowances
 
@@ -103,8 +101,6 @@ func New(c Config) *Server {
 		usage:     newTenantUsage(c.Limits),
 		records:   row.NewTable[documentRecord](c.Store, c.Service, documentsTable),
 		ephemeral: row.NewTable[ephemeralDocument](c.Store, c.Service, ephemeralDocuments),
-		used:      row.NewTable[tokenEnd](c.Store, c.Service, usedTokens),
-		revoked:   row.NewTable[tokenEnd](c.Store, c.Service, revokedTokens),
 		uploads:   semaphore.NewWeighted(c.Limits.UploadsBytes),
 	}
 	s.base, s.cancel = context.WithCancel(context.Background())

@@ -15,8 +15,6 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/tidelock/tidelock/internal/envelope"
-	"github.com/tidelock/tidelock/internal/row"
 	"github.com/tidelock/tidelock/internal/store"
 )
 
@@ -370,24 +368,16 @@ func tokenOf(r *http.Request, f face) (string, error) {
 
 // usedTokens has one row per token that created a document: such a token works
 // once, also across restarts and nodes, so a request that is sent again cannot make
-// a second document.
+// a second document. The row's plaintext is when the token ends, in milliseconds
+// since 1970, 8 bytes big endian.
 const usedTokens store.Table = "used-tokens"
-
-// tokenEnd is a row about a token, which means nothing after End.
-type tokenEnd struct {
-	End time.Time `json:"end"`
-}
 
 // sweepTokens is how many other rows each use looks at, to drop those of tokens
 // that have ended: the table cannot grow beyond some multiple of the live ones.
 const sweepTokens = 16
 
-// endedTokens returns those of the next sweepTokens rows after a name whose time has
-// come. Names are hashes, so the rows after one are a random sample.
-func endedTokens(ctx context.Context, t row.Table[tokenEnd], after envelope.Name) ([]row.Row[tokenEnd], error) {
-	rows, err := t.Page(ctx, envelope.Name{}, after, sweepTokens)
-	now := time.Now()
-	return slices.DeleteFunc(rows, func(r row.Row[tokenEnd]) bool { return !now.After(r.Value.End) }), err
+func (s *Server) usedTokenKey(raw string) store.RowKey {
+	return store.RowKey{Table: usedTokens, Name: s.c.Service.Name(string(usedTokens), raw)}
 }
 
 // useToken marks a token as used, durably; errTokenUsed if it was. Those of local
@@ -396,18 +386,19 @@ func (s *Server) useToken(ctx context.Context, c *call) error {
 	if _, local := s.localTenant(c.tenant.ID); local {
 		return nil
 	}
-	key := s.used.Key(c.token)
-	write, err := s.used.Put(key, tokenEnd{c.claims.Expires}, store.Absent)
+	key := s.usedTokenKey(c.token)
+	write, err := s.endWrite(key, c.claims.Expires)
 	if err != nil {
 		return err
 	}
-	ended, err := endedTokens(ctx, s.used, key.Name)
+	write.Expect = store.Absent
+	ended, err := s.endedRows(ctx, key)
 	if err != nil {
 		return err
 	}
 	writes := []store.RowWrite{write}
-	for _, one := range ended {
-		writes = append(writes, store.RowWrite{RowKey: store.RowKey{Table: usedTokens, Name: one.Name}})
+	for _, row := range ended {
+		writes = append(writes, store.RowWrite{RowKey: row.RowKey})
 	}
 	err = s.c.Store.WriteRows(ctx, writes)
 	if errors.Is(err, store.ErrConflict) { // only the first write expects anything
@@ -421,7 +412,7 @@ func (s *Server) useToken(ctx context.Context, c *call) error {
 
 // releaseToken makes a used token good again: it created nothing.
 func (s *Server) releaseToken(ctx context.Context, c *call) error {
-	if err := s.c.Store.WriteRows(ctx, []store.RowWrite{{RowKey: s.used.Key(c.token)}}); err != nil {
+	if err := s.c.Store.WriteRows(ctx, []store.RowWrite{{RowKey: s.usedTokenKey(c.token)}}); err != nil {
 		return fmt.Errorf("release used token: %w", err)
 	}
 	return nil

@@ -184,7 +184,7 @@ func TestUsedTokensAreSwept(t *testing.T) {
 			return r.server.useToken(t.Context(), &call{token: token, claims: c})
 		}
 		count := func() int {
-			rows, err := r.store.ListRows(t.Context(), usedTokens, [32]byte{}, [32]byte{}, 1<<20)
+			rows, err := r.store.ListRows(t.Context(), usedTokens, r.server.usedTokenKey("").Partition, [32]byte{}, 1<<20)
 			if err != nil {
 				t.Fatal(err)
 			}
