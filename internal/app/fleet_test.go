@@ -172,14 +172,12 @@ func (f *fleet) node() *member {
 func (f *fleet) nodeOn(database string) *member {
 	f.t.Helper()
 	c, m := f.configure(database), &member{}
-	server, err := openIn(f.t.Context(), c, surroundings{
-		listen: bind,
-		engine: func(ctx context.Context, c Config, r prometheus.Registerer) (store.Store, error) {
-			engine, err := openEngine(ctx, c, r)
-			return postingStore{engine, m}, err
-		},
-		toKeyStores: func(next http.RoundTripper) http.RoundTripper { return next },
-	})
+	in := outside()
+	in.engine = func(ctx context.Context, c Config, r prometheus.Registerer) (store.Store, error) {
+		engine, err := openEngine(ctx, c, r)
+		return postingStore{engine, m}, err
+	}
+	server, err := openIn(f.t.Context(), c, in)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -315,14 +313,13 @@ func runMember(raw string) error {
 	}
 	c.Log = slog.New(slog.DiscardHandler)
 	var left steps
-	server, err := openIn(context.Background(), c, surroundings{
-		listen: bind,
-		engine: func(ctx context.Context, c Config, r prometheus.Registerer) (store.Store, error) {
-			engine, err := openEngine(ctx, c, r)
-			return mortalStore{engine, &left}, err
-		},
-		toKeyStores: func(next http.RoundTripper) http.RoundTripper { return mortalTransport{next, &left} },
-	})
+	in := outside()
+	in.engine = func(ctx context.Context, c Config, r prometheus.Registerer) (store.Store, error) {
+		engine, err := openEngine(ctx, c, r)
+		return mortalStore{engine, &left}, err
+	}
+	in.toKeyStores = func(next http.RoundTripper) http.RoundTripper { return mortalTransport{next, &left} }
+	server, err := openIn(context.Background(), c, in)
 	if err != nil {
 		return err
 	}
