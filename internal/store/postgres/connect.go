@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,6 +20,10 @@ import (
 
 const (
 	connectTimeout = 5 * time.Second
+	// eachTimeout is for each of several hosts. They are tried in turn, those before the one that
+	// takes writes with every connection: one whose machine is gone must not cost more than
+	// those wait who ask for a connection (askTimeout, a node's lease).
+	eachTimeout = 2 * time.Second
 	// Connections are made anew now and then, so that a change of the servers' names
 	// or settings is met without a restart.
 	connectionLife = time.Hour
@@ -48,6 +53,9 @@ func poolConfig(o Options) (*pgxpool.Config, error) {
 	cc := c.ConnConfig
 	if cc.ConnectTimeout == 0 {
 		cc.ConnectTimeout = connectTimeout
+		if slices.ContainsFunc(cc.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.Host != cc.Host || f.Port != cc.Port }) {
+			cc.ConnectTimeout = eachTimeout
+		}
 	}
 	if cc.ValidateConnect == nil && !o.ReadOnly {
 		cc.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite

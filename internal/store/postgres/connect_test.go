@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 var sourceFiles = os.DirFS(".")
@@ -58,6 +59,24 @@ func TestTLSUnlessLocal(t *testing.T) {
 			if f.TLSConfig == nil && !c.plain {
 				t.Errorf("%s: falls back to no TLS", c.url)
 			}
+		}
+	}
+}
+
+// Of several hosts none may keep a connection waiting for as long as a single one may.
+func TestConnectTimeout(t *testing.T) {
+	t.Setenv("PGCONNECT_TIMEOUT", "")
+	for url, want := range map[string]time.Duration{
+		"postgres://a@db.example/db":                               connectTimeout,
+		"postgres://a@localhost/db":                                connectTimeout,
+		"postgres://a@db.example,db2.example/db":                   eachTimeout,
+		"postgres://a@db.example:5432,db.example:5433/db":          eachTimeout,
+		"postgres:///db?host=/run/a,/run/b":                        eachTimeout,
+		"postgres://a@db.example,db2.example/db?connect_timeout=7": 7 * time.Second,
+	} {
+		config, err := poolConfig(Options{URL: url})
+		if err != nil || config.ConnConfig.ConnectTimeout != want {
+			t.Errorf("%s: %s, %v; want %s", url, config.ConnConfig.ConnectTimeout, err, want)
 		}
 	}
 }

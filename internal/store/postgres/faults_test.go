@@ -3,6 +3,8 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +46,22 @@ func TestFailover(t *testing.T) {
 	primary.Kill()
 	standby.Promote(t)
 	load.Await(500)
+	load.Check(e)
+}
+
+// A host of the URL whose machine is gone, and which says nothing, is passed over.
+func TestHostThatSaysNothing(t *testing.T) {
+	server := pgtest.Shared(t)
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gone.Close()
+	there := fmt.Sprintf("127.0.0.1:%d", server.Port)
+	e := openURL(t, strings.Replace(server.NewDatabase(t), there, gone.Addr().String()+","+there, 1))
+	load := storetest.StartLoad(t, e, loadWriters)
+	load.Await(100)
+	awaitWritable(t, e)
 	load.Check(e)
 }
 
