@@ -61,11 +61,11 @@ func inspectRows(r app.InspectReport) [][]string {
 	}
 	counts := func(label string, of map[string]int) {
 		for _, id := range slices.Sorted(maps.Keys(of)) {
-			rows = append(rows, []string{label + " " + id, n(of[id])})
+			rows = append(rows, []string{label, id + " (" + n(of[id]) + ")"})
 		}
 	}
 	counts("OF RESOURCE", r.Resources)
-	counts("UNDER", r.KeyIDs)
+	counts("UNDER KEY VERSION", r.KeyIDs)
 	counts("DOCUMENT KEYS UNDER ROOT KEY", r.Epochs)
 	for _, part := range []struct {
 		label string

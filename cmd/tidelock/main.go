@@ -3,11 +3,16 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"github.com/spf13/cobra"
 
 	"github.com/tidelock/tidelock/internal/app"
 	"github.com/tidelock/tidelock/internal/cli"
@@ -26,15 +31,39 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	root := cli.NewRoot(options)
 	root.AddCommand(serveCommand(options), quickstartCommand(options), proxyCommand(options), dataCommand(options), backupCommand(options), versionCommand(options))
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := unknownVerb(root, args)
+	if err == nil {
+		err = root.ExecuteContext(ctx)
+	}
 	if err == nil {
 		return 0
 	}
-	cli.PrintError(errOut, err)
 	if isUsage(err) {
+		command, _, _ := root.Find(args)
+		cli.PrintError(errOut, cli.Hint(err, "'"+command.CommandPath()+" --help' says what there is"))
 		return 2
 	}
+	if path := (*fs.PathError)(nil); errors.As(err, &path) && errors.Is(err, fs.ErrPermission) {
+		err = cli.Hint(err, "run it as the user who owns "+path.Path)
+	}
+	cli.PrintError(errOut, err)
 	return 1
+}
+
+// unknownVerb refuses what is no command below a noun: cobra shows the noun's help, and
+// calls that a success.
+func unknownVerb(root *cobra.Command, args []string) error {
+	noun, rest, err := root.Find(args)
+	if err != nil || noun.Runnable() {
+		return nil // cobra says what is wrong with it
+	}
+	noun.FParseErrWhitelist.UnknownFlags = true // they are flags of the verb that was meant
+	err = noun.ParseFlags(rest)
+	noun.FParseErrWhitelist.UnknownFlags = false
+	if err != nil || noun.Flags().NArg() == 0 {
+		return nil
+	}
+	return fmt.Errorf("unknown command %q for %q", noun.Flags().Arg(0), noun.CommandPath())
 }
 
 // isUsage tells the errors of cobra's own parsing, which have no type.

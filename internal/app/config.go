@@ -166,6 +166,9 @@ func (c Config) check() error {
 	if (c.RelayCert == "") != (c.RelayKey == "") {
 		return errors.New("--relay-cert and --relay-key belong together: give both or neither")
 	}
+	if _, _, err := net.SplitHostPort(c.RelayAddr); err != nil {
+		return fmt.Errorf("--relay %q is no address: give host:port, such as 127.0.0.1:7070", c.RelayAddr)
+	}
 	if err := c.checkKeyStore(); err != nil {
 		return err
 	}
@@ -196,7 +199,8 @@ func (c Config) check() error {
 			return fmt.Errorf("--relay-url %q must be http(s)://host[:port]", c.RelayURL)
 		}
 	}
-	return nil
+	_, err := c.relayTLS()
+	return err
 }
 
 func loopback(addr string) bool {
@@ -219,7 +223,7 @@ func (c Config) relayTLS() (*tls.Config, error) {
 	}
 	pair, err := tls.LoadX509KeyPair(c.RelayCert, c.RelayKey)
 	if err != nil {
-		return nil, fmt.Errorf("relay certificate: %w", err)
+		return nil, fmt.Errorf("--relay-cert, --relay-key: %w", err)
 	}
 	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
 }

@@ -30,14 +30,14 @@ func isPassphraseKey(file []byte) bool { return bytes.HasPrefix(file, []byte(pas
 func readPassphrase(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("passphrase of the service key: %w", err)
+		return nil, fmt.Errorf("--service-key-passphrase-file: %w", err)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("passphrase file %s can be read by others: chmod 600 it", path)
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("passphrase of the service key: %w", err)
+		return nil, fmt.Errorf("--service-key-passphrase-file: %w", err)
 	}
 	phrase := bytes.TrimRight(raw, "\r\n")
 	if len(phrase) < minPassphraseBytes || bytes.ContainsAny(phrase, "\r\n") {

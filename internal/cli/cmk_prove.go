@@ -83,7 +83,7 @@ func (r proofReport) print(p printer, raw json.RawMessage) error {
 	}
 	rows = append(rows, []string{"DOCUMENT KEYS", n(r.Keys)}, []string{"UNDER OLDER DOCUMENT KEYS", n(r.Older)})
 	for _, kid := range slices.Sorted(maps.Keys(r.KeyIDs)) {
-		rows = append(rows, []string{"UNDER " + kid, n(r.KeyIDs[kid])})
+		rows = append(rows, []string{"UNDER KEY VERSION", fmt.Sprintf("%s (%d)", kid, r.KeyIDs[kid])})
 	}
 	for _, why := range slices.Sorted(maps.Keys(r.Unproven)) {
 		rows = append(rows, []string{"NOT OPENED (" + why + ")", n(r.Unproven[why])})

@@ -44,7 +44,8 @@ func (o *Options) keyCommand(use, short string, versioned bool, run func(context
 		if err != nil {
 			return client.vaultError(use+" key "+f.name, err)
 		}
-		return printKeys(p, keyView(bundle.Key.KID, bundle.Key.Kty, bundle.Attributes))
+		k := keyView(bundle.Key.KID, bundle.Key.Kty, bundle.Attributes)
+		return p.print(k, [][]string{{"KEY", "TYPE", "ENABLED", "EXPIRES"}, {k.ID, k.Type, fmt.Sprint(k.Enabled), k.expiry()}})
 	}}
 	f.register(c)
 	c.Flags().StringVar(&f.name, "name", "", "name of the key")
@@ -123,17 +124,19 @@ func (o *Options) listKeysCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		views := []key{}
+		views, rows := []key{}, [][]string{{"KEY", "ENABLED", "EXPIRES"}}
 		for pager := keys.NewListKeyPropertiesPager(nil); pager.More(); {
 			page, err := pager.NextPage(c.Context())
 			if err != nil {
 				return client.vaultError("list the keys of "+f.vault+f.hsm, err)
 			}
 			for _, k := range page.Value {
-				views = append(views, keyView(k.KID, nil, k.Attributes))
+				view := keyView(k.KID, nil, k.Attributes) // a list does not tell types
+				views = append(views, view)
+				rows = append(rows, []string{view.ID, fmt.Sprint(view.Enabled), view.expiry()})
 			}
 		}
-		return printKeys(p, views...)
+		return p.print(views, rows)
 	}}
 	f.register(c)
 	return c
@@ -163,19 +166,11 @@ func keyView(id *azkeys.ID, kty *azkeys.KeyType, a *azkeys.KeyAttributes) key {
 	return k
 }
 
-func printKeys(p printer, keys ...key) error {
-	rows := [][]string{{"KEY", "TYPE", "ENABLED", "EXPIRES"}}
-	for _, k := range keys {
-		expires := "never"
-		if k.Expires != nil {
-			expires = k.Expires.UTC().Format(time.RFC3339)
-		}
-		rows = append(rows, []string{k.ID, k.Type, fmt.Sprint(k.Enabled), expires})
+func (k key) expiry() string {
+	if k.Expires == nil {
+		return "never"
 	}
-	if len(keys) == 1 {
-		return p.print(keys[0], rows)
-	}
-	return p.print(keys, rows)
+	return k.Expires.UTC().Format(time.RFC3339)
 }
 
 // vaultError says what a vault refused, in its own words, without the SDK's dump

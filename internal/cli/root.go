@@ -30,7 +30,7 @@ func NewRoot(o *Options) *cobra.Command {
 	}
 	root.SetOut(o.Out)
 	root.SetErr(o.Err)
-	root.PersistentFlags().StringVar(&o.dataDir, "data", "", "the server's data directory (default: a per-user one)")
+	root.PersistentFlags().StringVar(&o.dataDir, "data", "", "the server's data directory (default: $XDG_DATA_HOME/tidelock, or ~/.local/share/tidelock)")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(o.relayCommand(), o.containerCommand(), o.keyvaultCommand(), o.cmkCommand(), o.auditCommand(), o.receiptCommand(), o.nodeCommand(), o.serviceKeyCommand(), o.benchCommand(), o.appCommand(), o.directoryCommand())
 	return root
