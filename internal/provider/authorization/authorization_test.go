@@ -181,6 +181,12 @@ func TestAssignmentsAreObeyed(t *testing.T) {
 	p.Want(201, p.Do("PUT", group+grants+name(3)+version, grant(accessAdmin, who)))
 	p.Want(201, p.DoAs(token, "PUT", group+grants+name(4)+version, grant(reader, second)))
 	p.Refused(403, "AuthorizationFailed", p.DoAs(token, "PUT", sub+grants+name(5)+version, grant(reader, second)))
+	// Nor does he reach by its name what is not at his scope.
+	p.Want(201, p.Do("PUT", sub+grants+name(6)+version, grant(reader, second)))
+	p.Refused(404, "RoleAssignmentNotFound", p.DoAs(token, "GET", group+grants+name(6)+version, ""))
+	p.Want(204, p.DoAs(token, "DELETE", group+grants+name(6)+version, ""))
+	p.Refused(400, "RoleAssignmentUpdateNotPermitted", p.DoAs(token, "PUT", group+grants+name(6)+version, grant(reader, second)))
+	p.Want(200, p.Do("DELETE", sub+grants+name(6)+version, ""))
 
 	p.Want(200, p.Do("DELETE", group+"?api-version=2021-04-01", ""))
 	p.Want(201, p.Do("PUT", group+"?api-version=2021-04-01", `{"location":"westus2"}`))

@@ -2,6 +2,7 @@ package resources_test
 
 import (
 	"context"
+	"fmt"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -79,10 +80,13 @@ func TestBadGroups(t *testing.T) {
 		{"BlankInName", "a%20b", `{"location":"eastus"}`, 400, "InvalidResourceGroupName"},
 		{"SlashInName", "a%2Fb", `{"location":"eastus"}`, 400, "InvalidResourceName"},
 		{"LongTag", "g", `{"location":"eastus","tags":{"a":"` + strings.Repeat("x", 257) + `"}}`, 400, "InvalidTagValueLength"},
+		{"LongTagName", "g", `{"location":"eastus","tags":{"` + strings.Repeat("ä", 513) + `":""}}`, 400, "InvalidTagNameLength"},
 		{"Malformed", "g", `{`, 400, "InvalidRequestContent"},
 	} {
 		t.Run(c.name, func(t *testing.T) { p.Refused(c.status, c.code, p.Do("PUT", rg+c.group+version, c.body)) })
 	}
+	longest := fmt.Sprintf(`{"location":"eastus","tags":{%q:%q}}`, strings.Repeat("ä", 512), strings.Repeat("x", 256))
+	p.Want(201, p.Do("PUT", rg+strings.Repeat("g", 90)+version, longest))
 }
 
 func TestSubscriptionsAreShownToThoseWhoMayReadThem(t *testing.T) {
