@@ -28,8 +28,7 @@ func main() {
 // run executes one command: exit code 0, 1 for a failure, 2 for a wrong usage.
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	options := &cli.Options{Out: out, Err: errOut, ProfilePath: app.ProfilePath}
-	root := cli.NewRoot(options)
-	root.AddCommand(serveCommand(options), quickstartCommand(options), proxyCommand(options), dataCommand(options), backupCommand(options), versionCommand(options))
+	root := newRoot(options)
 	root.SetArgs(args)
 	err := unknownVerb(root, args)
 	if err == nil {
@@ -48,6 +47,12 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	}
 	cli.PrintError(errOut, err)
 	return 1
+}
+
+func newRoot(options *cli.Options) *cobra.Command {
+	root := cli.NewRoot(options)
+	root.AddCommand(serveCommand(options), quickstartCommand(options), proxyCommand(options), dataCommand(options), backupCommand(options), versionCommand(options))
+	return root
 }
 
 // unknownVerb refuses what is no command below a noun: cobra shows the noun's help, and
