@@ -332,6 +332,20 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// A webhook that leads elsewhere is not followed, not even to a host that is allowed.
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	e := newEndpoint(t)
+	leads := httptest.NewTLSServer(http.RedirectHandler(e.URL, http.StatusTemporaryRedirect))
+	t.Cleanup(leads.Close)
+	p := newPlane(t, []string{strings.TrimPrefix(leads.URL, "https://"), strings.TrimPrefix(e.URL, "https://")}, rootsOf(e))
+	if status, answer := p.do("PUT", subscriptions+"/hook", webhook(leads.URL, "")); status != 400 || !strings.Contains(answer, "Url validation") {
+		t.Errorf("got %d %s, want a 400", status, answer)
+	}
+	if got := e.count(); got != 0 {
+		t.Errorf("%d requests were led on", got)
+	}
+}
+
 func tokenFor(resource string) policy.TokenRequestOptions {
 	return policy.TokenRequestOptions{Scopes: []string{resource + "/.default"}}
 }
