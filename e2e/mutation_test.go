@@ -27,7 +27,7 @@ var mutations = []struct {
 	{"the link before is not compared", "internal/envelope/segment.go", " && rec.prev() == r.chain", "", "."},
 	{"the index is not compared", "internal/envelope/segment.go", "rec.Index() == r.records && ", "", "."},
 	{"the first op is not compared", "internal/envelope/segment.go", " && rec.FirstSeq() == next", " && next == next", "."},
-	{"segments of other documents open", "internal/envelope/segment.go", "if !sameKey(place.KeyPlace, at) {", "if false {", "."},
+	{"segments and objects of other documents open", "internal/envelope/keys.go", "key == nil || place.Resource != at.Resource || place.Document != at.Document {", "key == nil {", "."},
 	{"the tag is not in the chain", "internal/envelope/record.go", "copy(b[recordHeaderBytes:], r.b[len(r.b)-tagBytes:])", "", "."},
 	{"chunks are not bound to their index", "internal/envelope/object.go", "binary.BigEndian.AppendUint32(nil, uint32(index))", "binary.BigEndian.AppendUint32(nil, uint32(0*index))", "."},
 	{"the last chunk is not bound", "internal/envelope/object.go", "	if last {\n		flag = 1", "	if last {\n		flag = 0", "."},
