@@ -322,8 +322,8 @@ func TestSocketWithoutDocument(t *testing.T) {
 		start := time.Now()
 		c := r.dial()
 		c.awaitEnd()
-		if got := time.Since(start).Round(time.Second); got != connectWithin {
-			t.Errorf("silent socket was closed after %v, want %v", got, connectWithin)
+		if got := time.Since(start).Round(time.Second); got != 30*time.Second {
+			t.Errorf("silent socket was closed after %v, want %v", got, 30*time.Second)
 		}
 		c = r.dial()
 		time.Sleep(connectWithin - time.Second)
