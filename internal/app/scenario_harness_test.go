@@ -161,6 +161,7 @@ func (w *world) pause(d time.Duration) {
 	w.stop()
 	time.Sleep(d)
 	w.start()
+	synctest.Wait() // the relays' states are read in the background
 }
 
 // keptStore outlives the servers that use it.

@@ -123,19 +123,18 @@ func TestScenario32APurgedKeyIsTheEnd(t *testing.T) {
 
 func TestScenario33ExpiryIsWarnedOfAndBlocks(t *testing.T) {
 	scenario(t, func(w *world) {
-		w.attributes(w.kek, fmt.Sprintf(`{"exp":%d}`, time.Now().Add(31*24*time.Hour).Unix()))
+		end := time.Now().Add(31 * 24 * time.Hour)
+		w.attributes(w.kek, fmt.Sprintf(`{"exp":%d}`, end.Unix()))
 		pinned := w.newRelay("pinned", w.kek)
 		followed := w.newVersion("kv1", "followed")
-		w.attributes(followed, fmt.Sprintf(`{"exp":%d}`, time.Now().Add(31*24*time.Hour).Unix()))
+		w.attributes(followed, fmt.Sprintf(`{"exp":%d}`, end.Unix()))
 		follows := w.newRelay("follows", versionless(followed))
 		d := pinned.document()
 		next := w.newVersion("kv1", "followed")
-		left := 31
 		for _, days := range []int{30, 14, 7, 3, 1} {
-			w.pause(time.Duration(left-days)*24*time.Hour - 2*time.Minute) // a little before, then over it
+			w.pause(time.Until(end.Add(-time.Duration(days)*24*time.Hour)) - 2*time.Minute) // a little before, then over it
 			w.log.forget()
 			time.Sleep(2*time.Minute + 30*time.Second)
-			left = days
 			if !w.log.has(fmt.Sprintf(`"kid":%q,"days":%d,`, w.kek, days)) {
 				t.Errorf("no warning %d days before", days)
 			}
@@ -143,7 +142,7 @@ func TestScenario33ExpiryIsWarnedOfAndBlocks(t *testing.T) {
 				t.Errorf("%d days before: status %+v, want a warning", days, s)
 			}
 		}
-		w.pause(24*time.Hour - 10*time.Minute)
+		w.pause(time.Until(end) - 10*time.Minute)
 		time.Sleep(5 * time.Minute)
 		if !pinned.serves(d) {
 			t.Error("it was not served until the end")
