@@ -1,7 +1,6 @@
 package custody
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"testing"
@@ -264,7 +263,7 @@ func TestDocumentKeyReplacedByAnotherProcess(t *testing.T) {
 	f := newFixture(t)
 	r := f.resource(Settings{})
 	here := f.document(r)
-	g := &fixture{t: t, vault: f.vault, store: f.store, service: f.service, log: &bytes.Buffer{}}
+	g := &fixture{t: t, vault: f.vault, store: f.store, service: f.service, log: &logBook{}}
 	g.start()
 	defer func() { g.Keeper.Close() }()
 	there := g.open(r, here.Handle())
@@ -289,7 +288,7 @@ func TestRestoredCopyBeginsANewSegment(t *testing.T) {
 	seen := map[string]bool{} // salts of segments, which make their keys
 	// Both go on behind the same state: the original, and the copy that was restored.
 	for what, disk := range map[string]*rowStore{"original": f.store, "copy": f.store.clone()} {
-		g := &fixture{t: t, vault: f.vault, store: disk, service: f.service, log: &bytes.Buffer{}}
+		g := &fixture{t: t, vault: f.vault, store: disk, service: f.service, log: &logBook{}}
 		g.start()
 		w := g.open(r, h).NewWriter(store.Claim{Term: 1}, EmptyTail(0))
 		a, err := w.Seal(1, 1, []byte("op"))

@@ -250,7 +250,7 @@ func testEpochEndedByAnotherProcess(t *testing.T, told bool) {
 	f := newRetained(t)
 	r := f.resource(pinned)
 	h := f.document(r).Handle()
-	other := &fixture{t: t, vault: f.vault, store: f.store, service: f.service, log: &bytes.Buffer{}, secret: f.secret}
+	other := &fixture{t: t, vault: f.vault, store: f.store, service: f.service, log: &logBook{}, secret: f.secret}
 	other.start()
 	defer other.Keeper.Close()
 	open := other.open(r, h)
@@ -307,7 +307,7 @@ func TestScenario39DeletedDocumentIsGoneFromOldCopies(t *testing.T) {
 		until := *all[0].OldCopies
 
 		restored := func() *fixture {
-			g := &fixture{t: t, vault: f.vault, store: copied.clone(), service: f.service, log: &bytes.Buffer{}, secret: f.secret}
+			g := &fixture{t: t, vault: f.vault, store: copied.clone(), service: f.service, log: &logBook{}, secret: f.secret}
 			g.start()
 			return g
 		}
@@ -334,7 +334,7 @@ func TestScenario39DeletedDocumentIsGoneFromOldCopies(t *testing.T) {
 				now.rows[key] = row
 			}
 		}
-		mixed := &fixture{t: t, vault: f.vault, store: now, service: f.service, log: &bytes.Buffer{}, secret: f.secret}
+		mixed := &fixture{t: t, vault: f.vault, store: now, service: f.service, log: &logBook{}, secret: f.secret}
 		mixed.start()
 		defer mixed.Keeper.Close()
 		if _, err := mixed.OpenDocument(t.Context(), r, d.Handle()); !errors.Is(err, store.ErrCorrupt) {

@@ -371,13 +371,31 @@ func (s *rowStore) ResealRows(_ context.Context, rows []store.Resealed) (n int, 
 	return n, nil
 }
 
+// logBook is a log that several write at once.
+type logBook struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logBook) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *logBook) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
 // fixture is a keeper over a fake vault and a store in memory.
 type fixture struct {
 	t          *testing.T
 	vault      *fakeVault
 	store      *rowStore
 	service    envelope.ServiceKey
-	log        *bytes.Buffer
+	log        *logBook
 	metrics    *prometheus.Registry                  // of this start
 	made       int                                   // resources
 	under      store.Store                           // in front of store, from the next start on; nil: nothing
@@ -407,7 +425,7 @@ func (m *memoryFile) Replace(b []byte) error {
 
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	f := &fixture{t: t, vault: newFakeVault(), store: newRowStore(), service: envelope.NewServiceKey(), log: &bytes.Buffer{}}
+	f := &fixture{t: t, vault: newFakeVault(), store: newRowStore(), service: envelope.NewServiceKey(), log: &logBook{}}
 	f.start()
 	t.Cleanup(func() { f.Keeper.Close() })
 	return f

@@ -297,7 +297,7 @@ func TestClosedDocument(t *testing.T) {
 }
 
 func BenchmarkWriterSeal256(b *testing.B) {
-	f := &fixture{vault: newFakeVault(), store: newRowStore(), service: envelope.NewServiceKey(), log: &bytes.Buffer{}}
+	f := &fixture{vault: newFakeVault(), store: newRowStore(), service: envelope.NewServiceKey(), log: &logBook{}}
 	f.start()
 	defer f.Keeper.Close()
 	r := envelope.ResourceID{1}

@@ -328,7 +328,7 @@ func TestServiceKeyVersionIsDestroyed(t *testing.T) {
 				return
 			}
 			// A copy from before is refused with the version that it needs.
-			older := &owner{fixture: &fixture{t: t, vault: o.vault, store: copied, service: o.service, log: &bytes.Buffer{}, secret: o.secret}, file: o.file}
+			older := &owner{fixture: &fixture{t: t, vault: o.vault, store: copied, service: o.service, log: &logBook{}, secret: o.secret}, file: o.file}
 			if err := older.openKeys(); !errors.Is(err, ErrServiceKeyVersion) || !strings.Contains(err.Error(), "version 1") {
 				t.Errorf("a copy from before: %v, want ErrServiceKeyVersion that names version 1", err)
 			}
@@ -382,7 +382,7 @@ func TestServiceKeyOnSeveralNodes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n := &owner{fixture: &fixture{t: t, vault: a.vault, store: a.store, service: key, log: &bytes.Buffer{}, secret: a.secret}, follows: true}
+		n := &owner{fixture: &fixture{t: t, vault: a.vault, store: a.store, service: key, log: &logBook{}, secret: a.secret}, follows: true}
 		n.file = &keyFile{content: bytes.Clone(file), last: file, disk: a.store}
 		return n, n.openKeys()
 	}

@@ -1,7 +1,6 @@
 package custody
 
 import (
-	"bytes"
 	"log/slog"
 	"net/http"
 	"testing"
@@ -44,7 +43,7 @@ func newRealVault(t *testing.T) *realVault {
 			t.Fatal(err)
 		}
 	}
-	v := &realVault{fixture: &fixture{t: t, store: newRowStore(), service: envelope.NewServiceKey(), log: &bytes.Buffer{}}}
+	v := &realVault{fixture: &fixture{t: t, store: newRowStore(), service: envelope.NewServiceKey(), log: &logBook{}}}
 	keys := rsatest.New()
 	const login = "https://127.0.0.1:8443"
 	var err error
