@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"crypto/rsa"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ import (
 type App struct {
 	c         Config
 	in        surroundings
+	relayTLS  *tls.Config // nil: the relay speaks plain HTTP
 	service   envelope.ServiceKey
 	authority *authority
 
@@ -112,6 +114,9 @@ func outside() surroundings {
 func openIn(ctx context.Context, c Config, in surroundings) (_ *App, err error) {
 	a := &App{metrics: newRegistry(), in: in}
 	if a.c, err = c.withDefaults(); err != nil {
+		return nil, err
+	}
+	if a.relayTLS, err = a.c.relayTLS(); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -232,12 +237,8 @@ func (a *App) wire(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	relayTLS, err := a.c.relayTLS()
-	if err != nil {
-		return err
-	}
 	a.managementHTTP = httpServer(management, managementTLS, a.c.Log)
-	a.relayHTTP = httpServer(a.relay.Handler(), relayTLS, a.c.Log)
+	a.relayHTTP = httpServer(a.relay.Handler(), a.relayTLS, a.c.Log)
 	a.metricsHTTP = httpServer(metricsHandler(a.metrics), nil, a.c.Log)
 	return nil
 }

@@ -199,8 +199,7 @@ func (c Config) check() error {
 			return fmt.Errorf("--relay-url %q must be http(s)://host[:port]", c.RelayURL)
 		}
 	}
-	_, err := c.relayTLS()
-	return err
+	return nil
 }
 
 func loopback(addr string) bool {

@@ -59,9 +59,7 @@ func BenchmarkRewrap(b *testing.B) {
 	b.Run("Epoch", func(b *testing.B) {
 		began := time.Now()
 		for b.Loop() {
-			k.mu.Lock()
-			k.roots[r].wraps = epochWraps
-			k.mu.Unlock()
+			useUpEpoch(k, r)
 			if _, err := k.turn(ctx, r); err != nil {
 				b.Fatal(err)
 			}

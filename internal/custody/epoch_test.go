@@ -48,9 +48,14 @@ func (f *fixture) epochDue(r envelope.ResourceID) {
 	if err := f.Admit(f.t.Context(), r); err != nil {
 		f.t.Fatalf("admit: %v", err)
 	}
-	f.Keeper.mu.Lock()
-	f.Keeper.roots[r].wraps = epochWraps
-	f.Keeper.mu.Unlock()
+	useUpEpoch(f.Keeper, r)
+}
+
+// useUpEpoch has k count as many wraps of r's root key as an epoch has.
+func useUpEpoch(k *Keeper, r envelope.ResourceID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.roots[r].wraps = epochWraps
 }
 
 // endEpoch ends the epoch of r, also while k's own housekeeping is at it.

@@ -345,9 +345,7 @@ func TestANewEpochOnOneNodeComesToAll(t *testing.T) {
 	withPeers(t, 3, func(t *testing.T, p *peers) {
 		r, documents := p.document(version1)
 		first := p.nodes[0]
-		first.mu.Lock()
-		first.roots[r].wraps = epochWraps
-		first.mu.Unlock()
+		useUpEpoch(first.Keeper, r)
 		if err := endEpoch(t.Context(), first.Keeper, r); err != nil {
 			t.Fatal(err)
 		}
@@ -370,9 +368,7 @@ func TestEpochAndRotationOnOneNodeComeToAll(t *testing.T) {
 	withPeers(t, 2, func(t *testing.T, p *peers) {
 		r, documents := p.document(version1)
 		first := p.nodes[0]
-		first.mu.Lock()
-		first.roots[r].wraps = epochWraps
-		first.mu.Unlock()
+		useUpEpoch(first.Keeper, r)
 		if err := endEpoch(t.Context(), first.Keeper, r); err != nil {
 			t.Fatal(err)
 		}

@@ -137,6 +137,9 @@ func inUseName(v envelope.ServiceVersion) envelope.Name {
 // these seal. ErrServiceKeyVersion (wrapped) if one of them is not in the file. Data that has
 // no rows in use is under the oldest version.
 func OpenServiceKeys(ctx context.Context, c ServiceKeysConfig) (*ServiceKeys, error) {
+	if c.Tell == nil {
+		c.Tell = func() {}
+	}
 	s := &ServiceKeys{c: c, kick: make(chan struct{}, 1)}
 	newServiceKeyMetrics(s)
 	s.mu.Lock()
@@ -256,12 +259,8 @@ func (s *ServiceKeys) settle(ctx context.Context) error {
 
 // use writes the row in use of a version; s.mu is held.
 func (s *ServiceKeys) use(ctx context.Context, v envelope.ServiceVersion) error {
-	only, ok := s.c.Service.Version(v.Number)
-	if !ok {
-		return fmt.Errorf("the service key has no version %d", v.Number)
-	}
 	in := inUse{serviceRow: serviceRow{Version: 1, Number: v.Number, Since: time.Now().UTC()}, key: store.RowKey{Table: tableServiceKeys, Name: inUseName(v)}}
-	if err := s.writeInUse(ctx, only, &in, store.Absent); err != nil {
+	if err := s.writeInUse(ctx, &in, store.Absent); err != nil {
 		return err
 	}
 	s.keep(append(s.inUse, in))
@@ -269,7 +268,11 @@ func (s *ServiceKeys) use(ctx context.Context, v envelope.ServiceVersion) error 
 }
 
 // writeInUse seals and writes a row in use under its own version.
-func (s *ServiceKeys) writeInUse(ctx context.Context, only envelope.ServiceKey, in *inUse, expect store.Expect) error {
+func (s *ServiceKeys) writeInUse(ctx context.Context, in *inUse, expect store.Expect) error {
+	only, ok := s.c.Service.Version(in.Number)
+	if !ok {
+		return fmt.Errorf("the service key has no version %d", in.Number)
+	}
 	raw, err := json.Marshal(in.serviceRow)
 	if err != nil {
 		return fmt.Errorf("encode a row of %s: %w", tableServiceKeys, err)
@@ -296,11 +299,7 @@ func (s *ServiceKeys) found(ctx context.Context, left int) error {
 	if s.clean {
 		in.Resealed = s.passed.UTC()
 	}
-	only, ok := s.c.Service.Version(in.Number)
-	if !ok {
-		return fmt.Errorf("the service key has no version %d", in.Number)
-	}
-	err := s.writeInUse(ctx, only, &in, store.AtRevision(was.revision))
+	err := s.writeInUse(ctx, &in, store.AtRevision(was.revision))
 	if errors.Is(err, store.ErrConflict) { // another node was faster
 		return s.readInUse(ctx)
 	}
@@ -309,9 +308,7 @@ func (s *ServiceKeys) found(ctx context.Context, left int) error {
 	}
 	*was = in
 	s.keep(s.inUse)
-	if s.c.Tell != nil {
-		s.c.Tell()
-	}
+	s.c.Tell()
 	return nil
 }
 
@@ -372,9 +369,7 @@ func (s *ServiceKeys) Rotate(ctx context.Context) (lacking []string, err error) 
 	}
 	if s.c.Lacking != nil {
 		if lacking = s.c.Lacking(shortID(next)); len(lacking) > 0 {
-			if s.c.Tell != nil {
-				s.c.Tell() // to look at their files, which may have been replaced
-			}
+			s.c.Tell() // to look at their files, which may have been replaced
 			return lacking, nil
 		}
 	}
@@ -383,9 +378,7 @@ func (s *ServiceKeys) Rotate(ctx context.Context) (lacking []string, err error) 
 		return nil, err
 	}
 	s.c.Log.WarnContext(ctx, "the service key has a new version", "number", next.Number, "id", shortID(next))
-	if s.c.Tell != nil {
-		s.c.Tell()
-	}
+	s.c.Tell()
 	s.Look()
 	return nil, s.settle(ctx)
 }
@@ -489,9 +482,7 @@ func (s *ServiceKeys) turn(ctx context.Context, k *Keeper) error {
 	if err := s.c.Store.WriteRows(ctx, []store.RowWrite{{RowKey: oldest.key, Expect: store.AtRevision(oldest.revision)}}); err != nil {
 		return fmt.Errorf("give version %d of the service key up: %w", oldest.Number, err)
 	}
-	if s.c.Tell != nil {
-		s.c.Tell()
-	}
+	s.c.Tell()
 	if err := s.readInUse(ctx); err != nil {
 		return err
 	}
